@@ -1,0 +1,42 @@
+# Two doors for users (demo, test) and one for contributors (check). Everything installs itself.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+
+.PHONY: demo test check format rig-deps bench clean
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[trainer]'
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[trainer,dev]'
+	@touch $@
+
+demo: $(VENV)/.installed  ## train on three embedded hosts: no Docker, no SSH daemon
+	$(BIN)/hetero-tui demo
+
+test: $(VENV)/.installed-dev rig-deps  ## everything, with the rig where this machine can have it
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.installed-dev  ## format, lint, types, import contracts, fast tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -m 'not rig and not slow'
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+rig-deps:
+	@sh tests/rig/install.sh
+
+bench: $(VENV)/.installed-dev
+	$(BIN)/python -m benchmarks.startup
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,128 @@
+"""One run from first contact to report: what the screens and the headless commands share. No Textual here."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from hetero_tui.store import Store
+from remote.checks.model import CheckProgress
+from remote.errors import HostKeyUnknown
+from remote.inventory import Inventory
+from remote.plan import LaunchPlan
+from remote.runtime import HostRunState
+
+HostPhase = Literal["waiting", "connecting", "connected", "failed", "lost"]
+ConfirmHostKey = Callable[[HostKeyUnknown], Awaitable[bool]]
+
+
+@dataclass(frozen=True, slots=True)
+class HostStatus:
+    """How this program stands with one host."""
+
+    host: str
+    phase: HostPhase
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckInfo:
+    """What a screen needs of a check before it has run."""
+
+    id: str
+    title: str
+    severity: str
+    scope: Literal["host", "cluster"]
+    needs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchProgress:
+    """One host moved on during the launch."""
+
+    host: str
+    phase: Literal["creating", "created", "starting", "importing", "ready", "go", "training", "failed", "stopped"]
+    detail: str = ""
+
+
+class SessionProtocol(Protocol):
+    """What the screens may use."""
+
+    @property
+    def inventory(self) -> Inventory: ...
+
+    @property
+    def simulated(self) -> bool:
+        """True when any rank's speed is held down on purpose; every screen shows it."""
+        ...
+
+    @property
+    def store(self) -> Store: ...
+
+    @property
+    def run_id(self) -> str:
+        """The run being watched, or an empty string."""
+        ...
+
+    @property
+    def checks(self) -> tuple[CheckInfo, ...]:
+        """The checklist in the order it is shown."""
+        ...
+
+    @property
+    def hosts(self) -> Mapping[str, HostStatus]: ...
+
+    async def connect(self, confirm: ConfirmHostKey) -> None:
+        """Connect to every host in parallel. A host that fails has its reason in ``hosts``; nothing is raised."""
+        ...
+
+    def run_checks(
+        self, only: frozenset[str] | None = None, hosts: frozenset[str] | None = None
+    ) -> AsyncIterator[CheckProgress]:
+        """Run the checklist (or a part of it) and yield what starts and what is found."""
+        ...
+
+    def plan(self) -> LaunchPlan:
+        """Make the launch plan from the facts read last.
+
+        Raises:
+            PlanError: no runnable plan.
+        """
+        ...
+
+    async def launch(self, report: Callable[[LaunchProgress], None]) -> None:
+        """Create, start and release every host's part of the plan.
+
+        Raises:
+            LaunchError: somebody is missing; everything started so far has been stopped again.
+        """
+        ...
+
+    async def find_runs(self) -> tuple[HostRunState, ...]:
+        """What this program started on the hosts earlier and has not removed."""
+        ...
+
+    async def attach(self, run_id: str) -> None:
+        """Take over a run that an earlier instance started."""
+        ...
+
+    async def follow(self) -> None:
+        """Feed the store from the hosts' logs until the run has ended everywhere; reconnects by itself."""
+        ...
+
+    async def control(self, message: Mapping[str, object], hosts: frozenset[str] | None = None) -> None:
+        """Send one control message to the run, for example ``{"command": "pause"}``."""
+        ...
+
+    async def stop(self, report: Callable[[LaunchProgress], None]) -> None:
+        """End exactly this run on every host.
+
+        Raises:
+            RemoteError: some hosts could not be reached; running it again finishes the job.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Close the connections. Training goes on."""
+        ...

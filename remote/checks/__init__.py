@@ -1,0 +1,1 @@
+"""Setup checks as data and the engine that runs them."""

@@ -1,0 +1,92 @@
+"""The seam between a launch plan and what executes it on one host: a container or a process group."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from remote.plan import HostPlan
+
+
+class State(StrEnum):
+    """Where one host's part of a run stands."""
+
+    MISSING = "missing"
+    CREATED = "created"
+    RUNNING = "running"
+    EXITED = "exited"
+
+
+@dataclass(frozen=True, slots=True)
+class HostRunState:
+    """One host's part of one run."""
+
+    host: str
+    run_id: str
+    state: State
+    exit_code: int | None = None
+    out_of_memory: bool = False
+    detail: str = ""
+    """Anything the engine said, such as why a container could not start."""
+    ranks: tuple[int, ...] = ()
+    started_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """One line of a host's log. ``position`` after the last handled line resumes without loss or repetition."""
+
+    text: str
+    position: str
+    """Opaque; give it back to ``logs`` to go on behind this line."""
+    stream: str = "stdout"
+
+
+class HostRuntime(Protocol):
+    """Runs one host's part of a plan. ``remote.docker_runtime`` and ``remote.process_runtime`` implement it.
+
+    Everything is addressed by run id, so a new instance of this program can take over an old run.
+    """
+
+    @property
+    def host(self) -> str: ...
+
+    async def create(self, plan: HostPlan, run_id: str) -> None:
+        """Prepare the container; nothing runs yet.
+
+        Raises:
+            EngineError: the engine refused, with its reason and what to do.
+        """
+        ...
+
+    async def start(self, run_id: str) -> None:
+        """Start it. The ranks import torch, say hello and wait for ``go``.
+
+        Raises:
+            EngineError: it could not be started (no GPU runtime, no such command, …).
+        """
+        ...
+
+    async def control(self, run_id: str, message: Mapping[str, object]) -> None:
+        """Drop one JSON message into the run's control folder on this host, for example ``{"command": "go"}``."""
+        ...
+
+    async def inspect(self, run_id: str) -> HostRunState: ...
+
+    def logs(self, run_id: str, after: str = "") -> AsyncIterator[list[LogLine]]:
+        """Yield batches of lines from the beginning, or behind position ``after``, and follow until it ends.
+
+        Raises:
+            ConnectionDropped: reconnect and call again with the last position.
+        """
+        ...
+
+    async def stop(self, run_id: str, *, grace: float = 10.0) -> None:
+        """End this run on this host and remove what it left. Harmless when it is already gone."""
+        ...
+
+    async def runs(self, cluster: str) -> tuple[HostRunState, ...]:
+        """Everything of this cluster that this program started on this host, found by label."""
+        ...

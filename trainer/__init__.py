@@ -1,0 +1,1 @@
+"""What runs on every rank: balanced data-parallel training. Importing this package does not import torch."""
