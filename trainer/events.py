@@ -325,7 +325,7 @@ def _checked(where: str, annotation: str, value: Any) -> Any:
     raise EventError(f"{where}: expected {annotation}, got {str(value)[:40]!r}")
 
 
-def _as_float(where: str, value: int | float) -> float:
+def _as_float(where: str, value: float) -> float:
     try:
         return float(value)
     except OverflowError:
