@@ -1,0 +1,1 @@
+"""Speed claims, each one a command that prints ratios measured in one run."""

@@ -25,6 +25,8 @@ Dataset = Literal["synthetic_images", "cifar10", "cifar100", "synthetic_text", "
 
 
 class Cluster(Model):
+    """The job as a whole."""
+
     name: Name
     """Name of the cluster; part of container names and of the results folder."""
     master: str = ""
@@ -38,6 +40,8 @@ class Cluster(Model):
 
 
 class Image(Model):
+    """Which container image runs where."""
+
     ref: str = ""
     """Image every host runs unless a variant or the host says otherwise."""
     variants: dict[DeviceClass, str] = Field(default_factory=dict)
@@ -47,6 +51,8 @@ class Image(Model):
 
 
 class Training(Model):
+    """What is trained and how the work is shared out."""
+
     workload: Workload | None = None
     """Built-in model; give this or ``script``."""
     dataset: Dataset | None = None
@@ -76,6 +82,8 @@ class Training(Model):
 
 
 class Network(Model):
+    """What the ranks talk over."""
+
     interface: str = "auto"
     """Interface the ranks talk over; found per host from the route to the master when ``auto``."""
     port_range: str = ""
@@ -83,6 +91,8 @@ class Network(Model):
 
 
 class Host(Model):
+    """One machine."""
+
     name: Name
     """How you call the machine."""
     address: str = ""
