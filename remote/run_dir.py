@@ -1,0 +1,359 @@
+"""``experiments/<cluster>/<run>/`` on the master: everything known of one run, kept as it happens.
+
+=================  ====================================================================================
+``plan.json``      the launch plan
+``facts.json``     what every host said about itself
+``checks.json``    the checklist's results
+``cluster.toml``   the inventory as it was
+``events.jsonl``   every line of every host's log with its position: what replay and reattach read
+``logs/HOST.log``  the same as plain text for people, control characters made harmless
+=================  ====================================================================================
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import secrets
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, BinaryIO, Final, Self, TypeVar
+from urllib.parse import quote
+
+from pydantic import TypeAdapter, ValidationError
+
+from remote.checks.model import CheckResult
+from remote.errors import UserError
+from remote.facts import Facts
+from remote.plan import LaunchPlan
+from remote.runtime import LogLine
+
+PLAN_FILE: Final = "plan.json"
+FACTS_FILE: Final = "facts.json"
+CHECKS_FILE: Final = "checks.json"
+INVENTORY_FILE: Final = "cluster.toml"
+EVENTS_FILE: Final = "events.jsonl"
+LOG_FOLDER: Final = "logs"
+
+_RUN_ID: Final = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")
+_CONTROL_CHARACTERS: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
+_TAIL_BLOCK: Final = 64 * 1024
+_T = TypeVar("_T")
+
+
+class RunDirError(UserError):
+    """A run's folder is missing, damaged, or in use by another instance of this program."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredLine:
+    """One line as a host sent it. Feeding these to a store again gives the state the run was in."""
+
+    host: str
+    text: str
+    position: str
+    """Resumes the host's log behind this line; see ``HostRuntime.logs``."""
+    stream: str = "stdout"
+
+
+def new_run_id(clock: Callable[[], float], token: Callable[[], str] = lambda: secrets.token_hex(2)) -> str:
+    """Return an id such as ``20261123-034500-ab12``: UTC, sorts by time, differs within one second.
+
+    Args:
+        clock: returns seconds since the epoch.
+        token: returns four hexadecimal digits.
+    """
+    return f"{datetime.fromtimestamp(clock(), UTC):%Y%m%d-%H%M%S}-{token()}"
+
+
+def file_name(name: str) -> str:
+    """Return ``name`` as one harmless path component: no separator, no leading dot, never empty."""
+    quoted = quote(name, safe="")[:200]
+    return f"%2E{quoted[1:]}" if quoted.startswith(".") else quoted or "%00"
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replace a file in one step: a reader, or a crash, sees the old content or the new, never half of it."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+@dataclass(slots=True)
+class RunDir:
+    """The folder of one run. One instance at a time may append; any number may read."""
+
+    path: Path
+    _events: BinaryIO | None = field(default=None, repr=False)
+    _logs: dict[str, BinaryIO] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def create(cls, experiments: Path, cluster: str, run_id: str) -> RunDir:
+        """Make the folder of a new run.
+
+        Raises:
+            RunDirError: the run exists already, or the folder cannot be made.
+        """
+        path = experiments / file_name(cluster) / file_name(run_id)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.mkdir()
+            (path / LOG_FOLDER).mkdir()
+        except FileExistsError:
+            raise RunDirError(
+                f"{path} exists already", next_step="start again: every run gets an id of its own"
+            ) from None
+        except OSError as error:
+            raise RunDirError(
+                f"cannot make {path}: {error.strerror}", next_step="choose another folder with --experiments"
+            ) from None
+        return cls(path)
+
+    @classmethod
+    def open(cls, experiments: Path, cluster: str, run_id: str) -> RunDir:
+        """Open the folder of a known run.
+
+        Raises:
+            RunDirError: there is no such run.
+        """
+        path = experiments / file_name(cluster) / file_name(run_id)
+        if path.is_dir():
+            return cls(path)
+        known = ", ".join(cls.run_ids(experiments, cluster)[-5:]) or "none"
+        raise RunDirError(f"no run {run_id!r} of {cluster!r} in {experiments}", next_step=f"runs stored there: {known}")
+
+    @classmethod
+    def open_or_create(cls, experiments: Path, cluster: str, run_id: str) -> RunDir:
+        """Open the run's folder, or make it: for taking over a run that another machine started.
+
+        Raises:
+            RunDirError: the folder cannot be made.
+        """
+        path = experiments / file_name(cluster) / file_name(run_id)
+        return cls(path) if path.is_dir() else cls.create(experiments, cluster, run_id)
+
+    @classmethod
+    def latest(cls, experiments: Path, cluster: str) -> RunDir | None:
+        """Return the newest run of a cluster, or None when there is none."""
+        run_ids = cls.run_ids(experiments, cluster)
+        return cls.open(experiments, cluster, run_ids[-1]) if run_ids else None
+
+    @staticmethod
+    def run_ids(experiments: Path, cluster: str) -> tuple[str, ...]:
+        """Return the ids of all stored runs of a cluster, oldest first."""
+        folder = experiments / file_name(cluster)
+        if not folder.is_dir():
+            return ()
+        return tuple(sorted(each.name for each in folder.iterdir() if _RUN_ID.fullmatch(each.name) and each.is_dir()))
+
+    @property
+    def run_id(self) -> str:
+        """Id of the run, from the folder's name."""
+        return self.path.name
+
+    @property
+    def events_path(self) -> Path:
+        """Where every host's lines are kept."""
+        return self.path / EVENTS_FILE
+
+    def log_path(self, host: str) -> Path:
+        """Where a host's output is kept as plain text."""
+        return self.path / LOG_FOLDER / f"{file_name(host)}.log"
+
+    def write_json(self, name: str, value: object) -> None:
+        """Write one JSON document atomically. ``name`` is a plain file name such as ``report.json``."""
+        text = json.dumps(value, indent=2, ensure_ascii=False)
+        write_atomically(self.path / file_name(name), f"{text}\n".encode(errors="backslashreplace"))
+
+    def write_plan(self, plan: LaunchPlan) -> None:
+        """Keep the launch plan."""
+        self.write_json(PLAN_FILE, TypeAdapter(LaunchPlan).dump_python(plan, mode="json"))
+
+    def write_facts(self, facts: Mapping[str, Facts]) -> None:
+        """Keep what the hosts said about themselves, by host name."""
+        self.write_json(FACTS_FILE, TypeAdapter(dict[str, Facts]).dump_python(dict(facts), mode="json"))
+
+    def write_checks(self, results: Sequence[CheckResult]) -> None:
+        """Keep the checklist's results."""
+        self.write_json(CHECKS_FILE, TypeAdapter(list[CheckResult]).dump_python(list(results), mode="json"))
+
+    def write_inventory(self, text: str) -> None:
+        """Keep a copy of ``cluster.toml``."""
+        write_atomically(self.path / INVENTORY_FILE, text.encode())
+
+    def read_plan(self) -> LaunchPlan:
+        """Return the launch plan.
+
+        Raises:
+            RunDirError: it is missing or damaged.
+        """
+        return self._read(PLAN_FILE, TypeAdapter(LaunchPlan))
+
+    def read_facts(self) -> dict[str, Facts]:
+        """Return the facts by host name.
+
+        Raises:
+            RunDirError: they are missing or damaged.
+        """
+        return self._read(FACTS_FILE, TypeAdapter(dict[str, Facts]))
+
+    def read_checks(self) -> list[CheckResult]:
+        """Return the checklist's results.
+
+        Raises:
+            RunDirError: they are missing or damaged.
+        """
+        return self._read(CHECKS_FILE, TypeAdapter(list[CheckResult]))
+
+    def _read(self, name: str, shape: TypeAdapter[_T]) -> _T:
+        path = self.path / name
+        try:
+            return shape.validate_json(path.read_bytes())
+        except OSError as error:
+            raise RunDirError(
+                f"cannot read {path}: {error.strerror}", next_step="this run cannot be taken over from this folder"
+            ) from None
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise RunDirError(
+                f"{path} is damaged: {where or 'document'}: {first['msg']}",
+                next_step="this run cannot be taken over from this folder",
+            ) from None
+
+    def append(self, host: str, lines: Sequence[LogLine]) -> None:
+        """Keep a batch of lines of one host's log, positions included, and hand it to the operating system.
+
+        Raises:
+            RunDirError: another instance of this program is writing to this run.
+            OSError: the disk is full or gone.
+        """
+        if not lines:
+            return
+        events = self._events or self._open_events()
+        events.write(b"".join(_record(host, line) for line in lines))
+        events.flush()
+        log = self._logs.get(host) or self._open_log(host)
+        log.write("".join(f"{_readable(line)}\n" for line in lines).encode(errors="backslashreplace"))
+        log.flush()
+
+    def _open_events(self) -> BinaryIO:
+        events = self.events_path.open("ab+")
+        try:
+            fcntl.flock(events, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            events.close()
+            raise RunDirError(
+                f"another hetero-tui writes to {self.path}", next_step="close it first, or watch with --readonly"
+            ) from None
+        _cut_partial_line(events)
+        self._events = events
+        return events
+
+    def _open_log(self, host: str) -> BinaryIO:
+        path = self.log_path(host)
+        path.parent.mkdir(exist_ok=True)
+        log = self._logs[host] = path.open("ab")
+        return log
+
+    def lines(self) -> Iterator[StoredLine]:
+        """Yield every stored line of every host in the order of arrival.
+
+        A last line that a crash cut short is left out; so is one that is not a record.
+        """
+        try:
+            events = self.events_path.open("rb")
+        except FileNotFoundError:
+            return
+        with events:
+            for raw in events:
+                stored = _stored_line(raw)
+                if stored is not None:
+                    yield stored
+
+    def positions(self) -> dict[str, str]:
+        """Return for each host the position behind its last stored line: where its log goes on."""
+        return {line.host: line.position for line in self.lines()}
+
+    def close(self) -> None:
+        """Close the files and let another instance write; harmless when nothing is open."""
+        for file in (self._events, *self._logs.values()):
+            if file is not None:
+                file.close()
+        self._events = None
+        self._logs.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _record(host: str, line: LogLine) -> bytes:
+    record: dict[str, Any] = {"host": host, "position": line.position, "line": line.text}
+    if line.stream != "stdout":
+        record["stream"] = line.stream
+    return json.dumps(record, separators=(",", ":")).encode() + b"\n"
+
+
+def _stored_line(raw: bytes) -> StoredLine | None:
+    if not raw.endswith(b"\n"):
+        return None
+    try:
+        record = json.loads(raw)
+    except (ValueError, RecursionError):
+        return None
+    match record:
+        case {"host": str(host), "position": str(position), "line": str(text), **rest}:
+            stream = rest.get("stream", "stdout")
+            return StoredLine(host, text, position, stream if isinstance(stream, str) else "stdout")
+        case _:
+            return None
+
+
+def _readable(line: LogLine) -> str:
+    """Return what a person reads in the log file. Control characters could take over the terminal of ``cat``."""
+    return _CONTROL_CHARACTERS.sub(lambda found: f"\\x{ord(found[0]):02x}", _spoken(line.text))
+
+
+def _spoken(text: str) -> str:
+    if not text.startswith('{"ht":') or '"kind":"output"' not in text:
+        return text
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    match record:
+        case {"rank": int(rank), "text": str(spoken)}:
+            return f"[rank {rank}] {spoken}"
+        case _:
+            return text
+
+
+def _cut_partial_line(file: BinaryIO) -> None:
+    """Remove what a crash left behind the last newline, so that the next record starts a line of its own."""
+    end = file.seek(0, os.SEEK_END)
+    position = end
+    while position > 0:
+        start = max(0, position - _TAIL_BLOCK)
+        file.seek(start)
+        newline = file.read(position - start).rfind(b"\n")
+        if newline >= 0:
+            position = start + newline + 1
+            break
+        position = start
+    if position < end:
+        file.truncate(position)
