@@ -1,0 +1,540 @@
+"""Which rank computes how many samples: exact integer shares of the global batch, from measured step times.
+
+A synchronous step lasts as long as its slowest rank, so the plan minimises ``max_i t_i(b_i)`` over whole numbers
+``b_i`` that add up to the global batch. The solver is exact for any time function that never falls when samples are
+added: tables, stairs of micro-batches, plateaus of a GPU that is not yet full.
+
+The module uses the standard library only. Every rank solves for itself and must reach the same shares, whatever its
+Python version and machine, so it uses only operations that IEEE 754 rounds in one way (``+ - * /``, comparison) and
+``math.fsum`` where the built-in ``sum`` changed its rounding in Python 3.12.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+
+class PlanError(ValueError):
+    """The numbers given leave no valid plan; the message says which and why."""
+
+
+class TimeModel(Protocol):
+    """How long one rank needs for its part of a step, up to the first collective."""
+
+    def seconds(self, samples: int) -> float:
+        """Seconds for ``samples`` samples; never falls when ``samples`` rises, and is 0 for 0."""
+        ...
+
+    def capacity(self, seconds: float) -> int:
+        """The largest number of samples the rank can compute within ``seconds``."""
+        ...
+
+    @property
+    def samples_per_second(self) -> float:
+        """Speed at the rank's best micro-batch, without the overhead of a step."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class TimeTable:
+    """The step time of one rank, from measured (micro-batch, seconds) pairs.
+
+    A share is computed in one piece where it fits the largest measured micro-batch, or in pieces of the micro-batch
+    with the best speed plus a remainder: ``t(b) = floor(b / m) * t(m) + t(b mod m)``, whichever is quicker. Memory
+    therefore limits the micro-batch and never the share. Build one with :meth:`measured` or :meth:`from_speed`.
+    """
+
+    micro_batches: tuple[int, ...]
+    """Measured micro-batches in samples, strictly rising."""
+    piece_seconds: tuple[float, ...]
+    """Seconds of forward and backward for each of ``micro_batches``; never falling."""
+    overhead: float = 0.0
+    """Seconds paid once in every step in which the rank has at least one sample."""
+    scale: float = 1.0
+    """All times are multiplied by this: 2.0 is a rank that has become half as fast since it was measured."""
+    linear: bool = False
+    """True for :meth:`from_speed`: time is proportional to samples, and pieces may have any size."""
+    max_micro_batch: int = 0
+    """Largest piece that fits into memory; 0 where nothing limits it (only with ``linear``)."""
+    best: int = 0
+    """Index of the micro-batch with the best speed."""
+
+    @classmethod
+    def measured(
+        cls, points: Sequence[tuple[int, float]], *, max_micro_batch: int | None = None, overhead: float = 0.0
+    ) -> TimeTable:
+        """Build a table from measurements in any order.
+
+        Several measurements of one micro-batch are averaged. Noise that makes a larger micro-batch look quicker than
+        a smaller one is smoothed away by pooling the two (isotonic regression, "pool adjacent violators").
+
+        Args:
+            points: (micro-batch in samples, seconds for one forward and backward).
+            max_micro_batch: Largest micro-batch that fits into memory. Measurements above it are used for
+                interpolation only. Without it the largest measured micro-batch is the limit: a size nobody tried is
+                never planned.
+            overhead: Seconds paid once a step, not once a micro-batch.
+
+        Raises:
+            PlanError: no points, or a value that is not positive and finite.
+        """
+        if not points:
+            raise PlanError("a time table needs at least one measured (micro-batch, seconds) pair")
+        for samples, seconds in points:
+            if samples < 1 or not (math.isfinite(seconds) and seconds > 0):
+                raise PlanError(f"not a measurement: {samples} samples in {seconds} s")
+        _check_overhead(overhead)
+        sizes, times = _isotonic(points)
+        limit = sizes[-1] if max_micro_batch is None else max_micro_batch
+        if limit < 1:
+            raise PlanError(f"the largest micro-batch must be at least 1 sample, not {limit}")
+        if limit < sizes[-1]:
+            at_limit = _interpolate(sizes, times, limit)
+            kept = bisect_right(sizes, limit - 1)
+            sizes, times = [*sizes[:kept], limit], [*times[:kept], at_limit]
+        best = max(range(len(sizes)), key=lambda index: (sizes[index] / times[index], index))
+        return cls(tuple(sizes), tuple(times), overhead=overhead, max_micro_batch=sizes[-1], best=best)
+
+    @classmethod
+    def from_speed(
+        cls, samples_per_second: float, overhead: float = 0.0, *, max_micro_batch: int | None = None
+    ) -> TimeTable:
+        """Build the simplest table: ``t(b) = overhead + b / samples_per_second``.
+
+        Raises:
+            PlanError: a speed that is not positive and finite, or a negative overhead.
+        """
+        if not (math.isfinite(samples_per_second) and samples_per_second > 0):
+            raise PlanError(f"a speed must be positive and finite, not {samples_per_second} samples/s")
+        _check_overhead(overhead)
+        if max_micro_batch is not None and max_micro_batch < 1:
+            raise PlanError(f"the largest micro-batch must be at least 1 sample, not {max_micro_batch}")
+        return cls(
+            (1,), (1.0 / samples_per_second,), overhead=overhead, linear=True, max_micro_batch=max_micro_batch or 0
+        )
+
+    def scaled(self, factor: float) -> TimeTable:
+        """Return this table with every time multiplied by ``factor`` of the times first measured.
+
+        Raises:
+            PlanError: the factor is not positive and finite.
+        """
+        if not (math.isfinite(factor) and factor > 0):
+            raise PlanError(f"times cannot be multiplied by {factor}")
+        return TimeTable(
+            self.micro_batches, self.piece_seconds, self.overhead, factor, self.linear, self.max_micro_batch, self.best
+        )
+
+    @property
+    def samples_per_second(self) -> float:
+        """Speed at the best micro-batch, without the overhead of a step."""
+        return self.micro_batches[self.best] / (self.piece_seconds[self.best] * self.scale)
+
+    def micro_batch(self, samples: int) -> int:
+        """Return the micro-batch this table's times assume for a share: full pieces of it, then the remainder.
+
+        The result is ``samples`` itself where one piece is quickest, and 1 for an empty share.
+        """
+        if self.linear:
+            return max(1, min(samples, self.max_micro_batch or samples))
+        if samples <= self.max_micro_batch and self._one_piece(samples) <= self._pieces(samples):
+            return max(1, samples)
+        return self.micro_batches[self.best]
+
+    def seconds(self, samples: int) -> float:
+        """Return the seconds for a share; 0 for an empty share, which costs not even the overhead."""
+        if samples <= 0:
+            return 0.0
+        if self.linear:
+            return (self.overhead + samples * self.piece_seconds[0]) * self.scale
+        needed = self._pieces(samples)
+        if samples <= self.max_micro_batch:
+            needed = min(needed, self._one_piece(samples))
+        return (self.overhead + needed) * self.scale
+
+    def capacity(self, seconds: float) -> int:
+        """Return the largest share that takes at most ``seconds`` (within rounding of the last bit)."""
+        left = seconds / self.scale - self.overhead
+        if left <= 0:
+            return 0
+        sizes, times = self.micro_batches, self.piece_seconds
+        if self.linear:
+            return int(left / times[0])
+        size, piece = sizes[self.best], times[self.best]
+        pieces = int(left / piece)
+        in_pieces = pieces * size + min(self._fits(left - pieces * piece), size - 1)
+        return max(in_pieces, self._fits(left))
+
+    def _pieces(self, samples: int) -> float:
+        size = self.micro_batches[self.best]
+        pieces, rest = divmod(samples, size)
+        return pieces * self.piece_seconds[self.best] + (self._one_piece(rest) if rest else 0.0)
+
+    def _one_piece(self, samples: int) -> float:
+        return _interpolate(self.micro_batches, self.piece_seconds, samples) if samples else 0.0
+
+    def _fits(self, seconds: float) -> int:
+        """Return the largest single piece that takes at most ``seconds``: the inverse of :meth:`_one_piece`."""
+        sizes, times = self.micro_batches, self.piece_seconds
+        index = bisect_right(times, seconds)
+        if index == len(times):
+            return sizes[-1]
+        if index == 0:
+            intercept, slope = _below_first(sizes, times)
+            return min(int((seconds - intercept) / slope), sizes[0]) if seconds > intercept and slope > 0 else 0
+        low, high = index - 1, index
+        return sizes[low] + int((seconds - times[low]) * (sizes[high] - sizes[low]) / (times[high] - times[low]))
+
+
+def _check_overhead(overhead: float) -> None:
+    if not (math.isfinite(overhead) and overhead >= 0):
+        raise PlanError(f"an overhead must be 0 or more seconds, not {overhead}")
+
+
+def _isotonic(points: Sequence[tuple[int, float]]) -> tuple[list[int], list[float]]:
+    """Return rising sizes and never-falling times: the least-squares fit that is monotone."""
+    by_size: dict[int, list[float]] = {}
+    for samples, seconds in points:
+        by_size.setdefault(samples, []).append(seconds)
+    pools: list[tuple[float, int, list[int]]] = []
+    for size in sorted(by_size):
+        total, count, sizes = math.fsum(by_size[size]), len(by_size[size]), [size]
+        while pools and pools[-1][0] * count >= total * pools[-1][1]:
+            total, count, sizes = pools[-1][0] + total, pools[-1][1] + count, pools[-1][2] + sizes
+            pools.pop()
+        pools.append((total, count, sizes))
+    return [size for _, _, sizes in pools for size in sizes], [
+        total / count for total, count, sizes in pools for _ in sizes
+    ]
+
+
+def _below_first(sizes: Sequence[int], times: Sequence[float]) -> tuple[float, float]:
+    """Return intercept and slope of the line used below the smallest measured micro-batch.
+
+    The line of the first two points is continued downwards, never below zero seconds for zero samples.
+    """
+    if len(sizes) == 1:
+        return 0.0, times[0] / sizes[0]
+    slope = (times[1] - times[0]) / (sizes[1] - sizes[0])
+    intercept = times[0] - slope * sizes[0]
+    return (intercept, slope) if intercept >= 0 else (0.0, times[0] / sizes[0])
+
+
+def _interpolate(sizes: Sequence[int], times: Sequence[float], samples: int) -> float:
+    index = bisect_right(sizes, samples)
+    if index == 0:
+        intercept, slope = _below_first(sizes, times)
+        return min(intercept + slope * samples, times[0])
+    low = index - 1
+    if sizes[low] == samples or index == len(sizes):
+        return times[low]
+    share = (samples - sizes[low]) / (sizes[index] - sizes[low])
+    return min(times[low] + (times[index] - times[low]) * share, times[index])
+
+
+def equal_shares(ranks: int, global_batch: int) -> tuple[int, ...]:
+    """Split the global batch evenly; the first ranks take one sample more where it does not divide.
+
+    Raises:
+        PlanError: no ranks, or a negative global batch.
+    """
+    _check(ranks, global_batch, 0)
+    base, extra = divmod(global_batch, ranks)
+    return tuple(base + (rank < extra) for rank in range(ranks))
+
+
+def proportional_shares(speeds: Sequence[float], global_batch: int, minimum: int = 0) -> tuple[int, ...]:
+    """Split the global batch in proportion to one speed a rank, rounded by the largest remainder.
+
+    This is not quite the quickest plan: rounding to the nearest sample can give a slow rank the sample that makes
+    the step longest. 256/180/45/40 samples/s and 192 samples give 94/66/17/15 (508 samples/s) where
+    :func:`solve_shares` gives 95/67/16/14 (516 samples/s).
+
+    Raises:
+        PlanError: no ranks, a speed that is not positive and finite, or a minimum that exceeds the global batch.
+    """
+    _check(len(speeds), global_batch, minimum)
+    for rank, speed in enumerate(speeds):
+        if not (math.isfinite(speed) and speed > 0):
+            raise PlanError(f"rank {rank}: a speed must be positive and finite, not {speed} samples/s")
+    total = math.fsum(speeds)
+    free = global_batch - minimum * len(speeds)
+    exact = [free * speed / total for speed in speeds]
+    shares = [int(value) for value in exact]
+    by_remainder = sorted(range(len(speeds)), key=lambda rank: (shares[rank] - exact[rank], rank))
+    for rank in by_remainder[: free - sum(shares)]:
+        shares[rank] += 1
+    return tuple(minimum + share for share in shares)
+
+
+def solve_shares(tables: Sequence[TimeModel], global_batch: int, minimum: int = 0) -> tuple[int, ...]:
+    """Return the shares with the shortest step: ``min max_i t_i(b_i)`` with ``sum b_i = global_batch``, exact.
+
+    A level of time ``T`` is searched at which the ranks together can compute almost the global batch; the few
+    samples left are handed out one by one to the rank that would finish first. Handing out greedily from any state in
+    which no rank exceeds the optimum ends at the optimum, for every monotone time function. Ties go to the lower
+    rank, so all ranks compute the same shares. 1 024 ranks take a few milliseconds.
+
+    Args:
+        tables: One time model for each rank.
+        global_batch: Samples of one optimizer step.
+        minimum: Samples every rank gets whatever it costs.
+
+    Raises:
+        PlanError: no ranks, a negative number, or a minimum that exceeds the global batch.
+    """
+    ranks = len(tables)
+    _check(ranks, global_batch, minimum)
+    shares, upper = _level(tables, global_batch, minimum)
+    missing = global_batch - sum(shares)
+    if upper is not None:
+        return _fill_plateau(shares, upper, missing)
+    waiting = [(table.seconds(share + 1), rank) for rank, (table, share) in enumerate(zip(tables, shares, strict=True))]
+    heapq.heapify(waiting)
+    for _ in range(missing):
+        rank = waiting[0][1]
+        shares[rank] += 1
+        heapq.heapreplace(waiting, (tables[rank].seconds(shares[rank] + 1), rank))
+    return tuple(shares)
+
+
+AIMED_GUESSES: Final = 7
+ROUNDING: Final = 1e-14
+"""Two times closer than this, relatively, are the same time."""
+
+
+def _level(tables: Sequence[TimeModel], global_batch: int, minimum: int) -> tuple[list[int], list[int] | None]:
+    """Return shares of one time level that together miss the global batch by little.
+
+    Where the capacities jump over the global batch at a single level (plateaus that end at the same time), the
+    shares just above that level are returned as well: every mixture of the two is equally quick.
+    """
+    close = max(4, len(tables) // 4)
+    speed = math.fsum(table.samples_per_second for table in tables)
+    low, high, below = 0.0, math.inf, [minimum] * len(tables)
+
+    def at(level: float) -> tuple[list[int], int]:
+        shares = [max(minimum, table.capacity(level)) for table in tables]
+        return shares, global_batch - sum(shares)
+
+    # Close to the answer the capacities are almost linear in time, so the first guesses aim.
+    guess = global_batch / speed
+    for _ in range(AIMED_GUESSES):
+        shares, missing = at(guess)
+        if 0 <= missing <= close:
+            return shares, None
+        if missing > 0:
+            low, below = guess, shares
+        else:
+            high = guess
+        guess += (missing - close / 2) / speed
+        if not low < guess < high:
+            guess = 2 * low + 1 / speed if math.isinf(high) else (low + high) / 2
+
+    # Stairs keep aimed guesses from converging: take the next stair, or halve the bracket where there are many.
+    while True:
+        stair = min(table.seconds(share + 1) for table, share in zip(tables, below, strict=True)) * (1 + ROUNDING)
+        shares, missing = at(stair)
+        if missing < 0:
+            return below, shares
+        if missing <= close:
+            return shares, None
+        low, below = stair, shares
+        middle = 2 * low if math.isinf(high) else (low + high) / 2
+        shares, missing = at(middle)
+        if 0 <= missing <= close:
+            return shares, None
+        if missing > 0:
+            low, below = middle, shares
+        elif middle - low <= ROUNDING * middle:
+            return below, shares
+        else:
+            high = middle
+
+
+def _fill_plateau(shares: list[int], upper: Sequence[int], missing: int) -> tuple[int, ...]:
+    """Hand out ``missing`` samples in proportion to the room of each rank; all of that room costs the same time."""
+    room = [high - share for share, high in zip(shares, upper, strict=True)]
+    total = sum(room)
+    given = [missing * each // total for each in room]
+    left = missing - sum(given)
+    for rank in range(len(shares)):
+        extra = 1 if left > 0 and given[rank] < room[rank] else 0
+        left -= extra
+        shares[rank] += given[rank] + extra
+    return tuple(shares)
+
+
+def _check(ranks: int, global_batch: int, minimum: int) -> None:
+    if ranks < 1:
+        raise PlanError("a plan needs at least one rank")
+    if global_batch < 0 or minimum < 0:
+        raise PlanError(f"samples cannot be negative: global batch {global_batch}, minimum {minimum}")
+    if minimum * ranks > global_batch:
+        raise PlanError(f"{ranks} ranks cannot have {minimum} samples each of a global batch of {global_batch}")
+
+
+def step_seconds(tables: Sequence[TimeModel], shares: Sequence[int]) -> float:
+    """Return the predicted compute time of a step: that of its slowest rank."""
+    return max(table.seconds(share) for table, share in zip(tables, shares, strict=True))
+
+
+def predicted_samples_per_second(
+    tables: Sequence[TimeModel], shares: Sequence[int], communication_seconds: float = 0.0
+) -> float:
+    """Return the predicted speed of the whole group; ``communication_seconds`` is what a step adds for gradients."""
+    duration = step_seconds(tables, shares) + communication_seconds
+    return sum(shares) / duration if duration > 0 else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Participation:
+    """Who computes and who would only slow the others down."""
+
+    shares: tuple[int, ...]
+    """Samples for each rank, in the order of the tables; 0 for a rank that is left out."""
+    step_seconds: float
+    """Predicted compute plus communication of one step."""
+    reasons: tuple[str, ...]
+    """Why a rank has no share, in the order of the tables; empty for a rank that takes part."""
+
+
+def choose_participants(
+    tables: Sequence[TimeModel], global_batch: int, communication_seconds: Callable[[int], float]
+) -> Participation:
+    """Plan with the ranks that together are quickest, communication included.
+
+    Ranks are tried in order of speed: the fastest alone, the fastest two, and so on. A rank of speed ``s`` beside
+    ranks of speed ``S`` pays only where ``s > S * dC / (B / S - dC)``, with ``dC`` the communication it adds. With
+    many ranks the number of participants is narrowed down with the continuous optimum first and solved exactly
+    around it. A rank that is left out saves its communication only when it also leaves the reduction.
+
+    Args:
+        tables: One time model for each rank.
+        global_batch: Samples of one optimizer step.
+        communication_seconds: Seconds a step with that many participants spends on gradients and cannot hide.
+
+    Raises:
+        PlanError: no ranks, or a negative global batch.
+    """
+    _check(len(tables), global_batch, 0)
+    order = sorted(range(len(tables)), key=lambda rank: (-_speed_with_overhead(tables[rank], global_batch), rank))
+    found = [
+        _with_fastest(tables, order[:count], global_batch, communication_seconds)
+        for count in _likely_counts(tables, order, global_batch, communication_seconds)
+    ]
+    shares, duration = min(found, key=lambda each: (each[1], -sum(share > 0 for share in each[0])))
+    everyone = tuple(rank for rank, share in enumerate(shares) if share)
+    reasons = tuple(
+        "" if shares[rank] else _why_idle(tables, rank, everyone, global_batch, communication_seconds, duration)
+        for rank in range(len(tables))
+    )
+    return Participation(shares, duration, reasons)
+
+
+SHORTLIST: Final = 8
+
+
+def _speed_with_overhead(table: TimeModel, samples: int) -> float:
+    needed = table.seconds(max(1, samples))
+    return max(1, samples) / needed
+
+
+def _likely_counts(
+    tables: Sequence[TimeModel], order: Sequence[int], global_batch: int, communication_seconds: Callable[[int], float]
+) -> list[int]:
+    """Return the numbers of participants worth solving exactly: all of them for few ranks."""
+    if len(order) <= SHORTLIST:
+        return list(range(1, len(order) + 1))
+    speed, estimates = 0.0, []
+    for count, rank in enumerate(order, start=1):
+        speed += tables[rank].samples_per_second
+        estimates.append((global_batch / speed + communication_seconds(count), count))
+    return sorted({count for _, count in sorted(estimates)[:SHORTLIST]} | {1, len(order)})
+
+
+def _with_fastest(
+    tables: Sequence[TimeModel], ranks: Sequence[int], global_batch: int, communication_seconds: Callable[[int], float]
+) -> tuple[tuple[int, ...], float]:
+    chosen = [tables[rank] for rank in ranks]
+    shares = [0] * len(tables)
+    for rank, share in zip(ranks, solve_shares(chosen, global_batch), strict=True):
+        shares[rank] = share
+    return tuple(shares), step_seconds(tables, shares) + communication_seconds(sum(share > 0 for share in shares))
+
+
+def _why_idle(
+    tables: Sequence[TimeModel],
+    rank: int,
+    participants: Sequence[int],
+    global_batch: int,
+    communication_seconds: Callable[[int], float],
+    duration: float,
+) -> str:
+    alone = tables[rank].seconds(1)
+    if alone >= duration:
+        return f"idle: one sample takes {alone:.3g} s here, a whole step without this rank {duration:.3g} s"
+    _, with_it = _with_fastest(tables, sorted((*participants, rank)), global_batch, communication_seconds)
+    if with_it > duration:
+        return f"idle: a step would take {with_it:.3g} s with this rank, {duration:.3g} s without"
+    return f"idle: the others compute the whole batch in {duration:.3g} s, and this rank could not shorten that"
+
+
+@dataclass(frozen=True, slots=True)
+class Efficiency:
+    """What part of the ideal speed a group reached, and where the rest went.
+
+    The ideal is the sum of the speeds the ranks have alone. The three factors multiply to ``total``:
+    ``balance * jitter * communication``.
+    """
+
+    balance: float
+    """Ideal step time over the mean compute time of the slowest rank: wrong or rounded shares."""
+    jitter: float
+    """Largest mean over mean largest compute time: ranks that take turns at being slow. No plan recovers it."""
+    communication: float
+    """Mean largest compute time over mean step time: gradients, optimizer, everything after the computing."""
+
+    @property
+    def total(self) -> float:
+        """Reached speed over ideal speed."""
+        return self.balance * self.jitter * self.communication
+
+
+def efficiency(
+    compute: Sequence[Sequence[float]], durations: Sequence[float], global_batch: int, solo_speeds: Sequence[float]
+) -> Efficiency:
+    """Split the reached speed into its factors.
+
+    Args:
+        compute: One row for each step: seconds of compute of each rank up to its first collective, waiting excluded.
+        durations: Seconds of each whole step.
+        global_batch: Samples of each step.
+        solo_speeds: Samples per second of each rank alone, on the same machine with the same limits.
+
+    Raises:
+        PlanError: no steps, rows of different length, or speeds that add up to nothing.
+    """
+    if not compute or len(compute) != len(durations):
+        raise PlanError(f"{len(compute)} rows of compute times and {len(durations)} step durations")
+    ideal_speed = math.fsum(solo_speeds)
+    if ideal_speed <= 0:
+        raise PlanError("the solo speeds add up to nothing")
+    if any(len(row) != len(solo_speeds) for row in compute):
+        raise PlanError("a row of compute times does not have one value for each rank")
+    steps = len(compute)
+    largest_mean = max(math.fsum(column) / steps for column in zip(*compute, strict=True))
+    mean_largest = math.fsum(max(row) for row in compute) / steps
+    mean_duration = math.fsum(durations) / steps
+    if min(largest_mean, mean_largest, mean_duration) <= 0:
+        raise PlanError("step times must be positive")
+    return Efficiency(
+        balance=global_batch / ideal_speed / largest_mean,
+        jitter=largest_mean / mean_largest,
+        communication=mean_largest / mean_duration,
+    )
