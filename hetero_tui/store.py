@@ -1,0 +1,526 @@
+"""The state of a run: events in, bounded windows and frozen views out. Pure: no Textual, no I/O, clocks injected."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+from hetero_tui.rank_record import RankRecord
+from hetero_tui.sanitize import clean, clean_block
+from hetero_tui.views import (
+    ClusterView,
+    Efficiency,
+    EventRecord,
+    FailureRecord,
+    LogRecord,
+    RankState,
+    RankView,
+    RunState,
+    SharesRecord,
+)
+from hetero_tui.windows import History, Point, Ring
+from trainer.events import (
+    Calibrated,
+    Checkpoint,
+    Done,
+    Epoch,
+    Event,
+    Failed,
+    Hello,
+    Joined,
+    Membership,
+    Notice,
+    Output,
+    Shares,
+    Step,
+)
+
+MAX_RANKS: Final = 4096
+"""A rank number beyond this is a mistake or an attack; it is counted, not kept."""
+LOG_LINES: Final = 50_000
+RANK_LOG_LINES: Final = 5_000
+RANK_LOG_LINES_TOTAL: Final = 200_000
+"""Lines in all rank rings together; with many ranks each ring gets its part, but at least 100."""
+EVENT_RECORDS: Final = 2_000
+SHARES_RECORDS: Final = 200
+FAILURE_RECORDS: Final = 64
+STEP_TALLIES: Final = 128
+_PAUSE_TAKES_EFFECT: Final = 5.0
+"""Seconds after which a new step means that the run is no longer paused."""
+
+_CONSEQUENCE: Final = re.compile(
+    r"connection (?:reset|closed|refused)|broken pipe|timed? ?out waiting|peer|socket closed|remote process exited"
+    r"|rank \d+ (?:left|is gone|failed)|store .*(?:closed|gone)|ncclRemoteError",
+    re.IGNORECASE,
+)
+
+
+@dataclass(slots=True)
+class _Sequence:
+    """Where the numbering of one process stands."""
+
+    expected: int
+    last_time: float
+    process_id: int
+
+
+@dataclass(slots=True)
+class _Tally:
+    """One optimizer step over all ranks that have told of it."""
+
+    ranks: int = 0
+    max_compute: float = 0.0
+
+
+class Store:
+    """Everything known of one run. ``version`` changes whenever something that is drawn may have changed."""
+
+    def __init__(
+        self,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+        log_lines: int = LOG_LINES,
+    ) -> None:
+        """``clock`` returns seconds that never go back; ``wall_clock`` seconds since the epoch."""
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self.version = 0
+        self.log: Ring[LogRecord] = Ring(log_lines)
+        self.events: Ring[EventRecord] = Ring(EVENT_RECORDS)
+        self.lost_lines = 0
+        """Events whose number was skipped."""
+        self.duplicate_lines = 0
+        """Events that had come before, such as after a reconnect."""
+        self.broken_events = 0
+        """Lines that claim to be events and are not valid."""
+        self.ignored_events = 0
+        """Events with an impossible rank."""
+        self._ranks: dict[int, RankRecord] = {}
+        self._rank_logs: dict[int, Ring[LogRecord]] = {}
+        self._rank_log_lines = RANK_LOG_LINES
+        self._sequences: dict[tuple[str, int], _Sequence] = {}
+        self._shares: deque[SharesRecord] = deque(maxlen=SHARES_RECORDS)
+        self._failures: list[FailureRecord] = []
+        self._tallies: OrderedDict[int, _Tally] = OrderedDict()
+        self._loss = History()
+        self._throughput = History()
+        self._step = 0
+        self._steps_total = 0
+        self._epoch = 0
+        self._global_batch = 0
+        self._last_loss: float | None = None
+        self._learning_rate: float | None = None
+        self._paused_since: float | None = None
+        self._started: float | None = None
+        self._ended: float | None = None
+        self._last_received: float | None = None
+
+    # What comes in
+
+    def expect(self, host: str, devices: Mapping[int, str]) -> None:
+        """Announce the ranks of a host, as planned (rank to torch device), before they speak."""
+        for rank, device in devices.items():
+            record = self._rank(rank, host)
+            if record is not None and not record.device:
+                record.device = clean(device, 60)
+        self.version += 1
+
+    def note_launch(self, host: str, phase: str) -> None:
+        """A host moved on in the launch; ranks that have not spoken yet show it."""
+        states = {"importing": RankState.IMPORTING, "go": RankState.JOINING, "training": RankState.JOINING}
+        state = states.get(phase)
+        for record in self._ranks.values():
+            if record.host != host or state is None:
+                continue
+            silent = record.state in (RankState.STARTING, RankState.IMPORTING)
+            if silent or (state is RankState.JOINING and record.state is RankState.WAITING_FOR_GO):
+                record.state = state
+        self.version += 1
+
+    def note_control(self, message: Mapping[str, object]) -> None:
+        """A control message was sent to the run."""
+        command = message.get("command")
+        if command == "pause":
+            self._paused_since = self._clock()
+        elif command in ("resume", "stop"):
+            self._paused_since = None
+        self.version += 1
+
+    def note(self, text: str, level: str = "info", host: str = "") -> None:
+        """This program has something to tell (a lost connection, a finished operation)."""
+        self._happened(EventRecord(self._wall_clock(), host, -1, "notice", level, clean(text)))
+        self.version += 1
+
+    def mark(self, rank: int | None = None) -> None:
+        """Draw a line into the log (of one rank, or of all) so that the eye finds the place again."""
+        record = LogRecord(self._wall_clock(), "", -1, "", "mark")
+        (self.log if rank is None else self.rank_log(rank)).append(record)
+        self.version += 1
+
+    def feed_line(self, host: str, text: str, stream: str = "stdout") -> None:
+        """Take in a line of plain output of a host."""
+        self._log(LogRecord(self._wall_clock(), host, -1, clean(text), "stderr" if stream == "stderr" else "stdout"))
+        self._last_received = self._clock()
+        self.version += 1
+
+    def feed_broken(self, host: str, text: str, reason: str) -> None:
+        """Take in a line that claims to be an event and is not valid. The first ones are shown, all are counted."""
+        self.broken_events += 1
+        if self.broken_events <= 20:
+            self._happened(
+                EventRecord(self._wall_clock(), host, -1, "notice", "warning", clean(f"unreadable event: {reason}"))
+            )
+        self.feed_line(host, text)
+
+    def feed(self, host: str, event: Event) -> None:
+        """Take in one event of a rank on ``host``. Repetitions are ignored, gaps are counted."""
+        now = self._clock()
+        event = self._with_time(event)
+        self._last_received = now
+        self.version += 1
+        if not -1 <= event.rank < MAX_RANKS:
+            self.ignored_events += 1
+            return
+        if not self._in_sequence(host, event):
+            self.duplicate_lines += 1
+            return
+        if self._started is None or (isinstance(event, Hello) and event.time < self._started):
+            self._started = event.time
+        self._ended = event.time if self._ended is None else max(self._ended, event.time)
+        record = self._rank(event.rank, host)
+        if record is not None:
+            record.feed(event, now)
+        self._feed_cluster(host, event, now)
+
+    def _with_time(self, event: Event) -> Event:
+        # Far-off times would overflow the arithmetic of windows; no clock is that wrong.
+        if math.isfinite(event.time) and abs(event.time) < 1e11:
+            return event
+        return replace(event, time=self._wall_clock())
+
+    def _in_sequence(self, host: str, event: Event) -> bool:
+        key = (host, event.rank)
+        process_id = event.process_id if isinstance(event, Hello) else 0
+        known = self._sequences.get(key)
+        if known is None:
+            self._sequences[key] = _Sequence(event.seq + 1, event.time, process_id)
+            self._count_lost(event, event.seq)
+            return True
+        another_process = bool(process_id and known.process_id and process_id != known.process_id)
+        # A repeated line is never newer than the newest line seen, so a low number on a newer line is a new process.
+        if event.seq < known.expected and (another_process or event.time > known.last_time):
+            self._count_lost(event, event.seq)
+            self._sequences[key] = _Sequence(event.seq + 1, event.time, process_id)
+            return True
+        if event.seq < known.expected:
+            return False
+        self._count_lost(event, event.seq - known.expected)
+        known.expected = event.seq + 1
+        known.last_time = max(known.last_time, event.time)
+        known.process_id = process_id or known.process_id
+        return True
+
+    def _count_lost(self, event: Event, lost: int) -> None:
+        lost = max(0, lost)
+        self.lost_lines += lost
+        record = self._ranks.get(event.rank)
+        if record is not None:
+            record.lost_lines += lost
+
+    def _rank(self, rank: int, host: str) -> RankRecord | None:
+        if not 0 <= rank < MAX_RANKS:
+            return None
+        record = self._ranks.get(rank)
+        if record is None:
+            record = self._ranks[rank] = RankRecord(rank, host)
+            self._fit_rank_logs()
+        record.host = host or record.host
+        return record
+
+    def _fit_rank_logs(self) -> None:
+        self._rank_log_lines = min(RANK_LOG_LINES, max(100, RANK_LOG_LINES_TOTAL // len(self._ranks)))
+        if len(self._ranks) & (len(self._ranks) - 1) == 0:  # at every power of two, so the cost stays linear
+            for ring in self._rank_logs.values():
+                ring.shrink(self._rank_log_lines)
+
+    def _feed_cluster(self, host: str, event: Event, now: float) -> None:
+        match event:
+            case Step():
+                self._feed_step(event, now)
+            case Output():
+                stream = "stderr" if event.stream == "stderr" else "stdout"
+                self._log(LogRecord(event.time, host, event.rank, clean(event.text), stream))
+            case Shares():
+                self._feed_shares(host, event)
+            case Failed():
+                self._feed_failure(host, event)
+            case Checkpoint() if event.action == "restored":
+                self._step = event.step
+                self._tell(host, event)
+            case Membership():
+                self._feed_membership(event)
+                self._tell(host, event)
+            case Notice() | Epoch() | Checkpoint() | Hello() | Joined() | Calibrated() | Done():
+                self._tell(host, event)
+            case _:
+                pass
+
+    def _feed_step(self, event: Step, now: float) -> None:
+        tally = self._tallies.get(event.step)
+        if tally is None:
+            tally = self._tallies[event.step] = _Tally()
+            while len(self._tallies) > STEP_TALLIES:
+                self._tallies.popitem(last=False)
+        tally.ranks += 1
+        if math.isfinite(event.compute):
+            tally.max_compute = max(tally.max_compute, event.compute)
+        if event.step <= self._step and self._global_batch:
+            return
+        # The first rank to tell of a step tells it for all: loss, global batch and duration are the same everywhere.
+        self._step = event.step
+        self._steps_total = event.steps_total
+        self._epoch = event.epoch
+        self._global_batch = event.global_batch
+        self._last_loss = event.loss if math.isfinite(event.loss) else None
+        self._learning_rate = event.learning_rate if math.isfinite(event.learning_rate) else None
+        self._loss.add(event.step, event.loss)
+        if event.duration > 0:
+            self._throughput.add(event.step, event.global_batch / event.duration)
+        if self._paused_since is not None and now - self._paused_since > _PAUSE_TAKES_EFFECT:
+            self._paused_since = None
+
+    def _feed_shares(self, host: str, event: Shares) -> None:
+        for rank, share in enumerate(event.shares[:MAX_RANKS]):
+            record = self._ranks.get(rank)
+            if record is not None:
+                record.share = max(0, share)
+        reason = clean(event.reason, 400)
+        self._shares.append(
+            SharesRecord(
+                event.time,
+                event.step,
+                event.shares[:MAX_RANKS],
+                clean(event.policy, 60),
+                reason,
+                event.predicted_samples_per_second,
+                event.speeds[:MAX_RANKS],
+            )
+        )
+        shown = "/".join(str(share) for share in event.shares[:16]) + ("/…" if len(event.shares) > 16 else "")
+        text = f"shares {shown}" + (f": {reason}" if reason else "")
+        self._happened(EventRecord(event.time, host, event.rank, "shares", "info", text, event.step))
+
+    def _feed_failure(self, host: str, event: Failed) -> None:
+        error = clean(event.error)
+        trace = clean_block(event.traceback)
+        consequence = bool(_CONSEQUENCE.search(error))
+        if len(self._failures) < FAILURE_RECORDS:
+            self._failures.append(
+                FailureRecord(event.time, host, event.rank, error, trace, event.exit_code, event.step, consequence)
+            )
+        code = "" if event.exit_code is None else f" (exit code {event.exit_code})"
+        self._happened(EventRecord(event.time, host, event.rank, "failed", "error", error + code, event.step))
+        for line in trace.splitlines():
+            self._log(LogRecord(event.time, host, event.rank, line, "error"))
+
+    def _feed_membership(self, event: Membership) -> None:
+        for rank in event.left:
+            record = self._ranks.get(rank)
+            if record is not None and not record.state.ended:
+                record.state = RankState.FAILED
+                record.error = record.error or clean(f"left the group: {event.reason or 'no reason given'}")
+
+    def _tell(self, host: str, event: Event) -> None:
+        level, text, step = describe(event)
+        self._happened(EventRecord(event.time, host, event.rank, event.kind, level, clean(text), step))
+
+    def _happened(self, record: EventRecord) -> None:
+        self.events.append(record)
+        if record.kind in ("notice", "failed", "shares", "membership", "checkpoint"):
+            stream = record.level if record.level in ("warning", "error") else "notice"
+            self._log(LogRecord(record.time, record.host, record.rank, f"{record.kind}: {record.text}", stream))
+
+    def _log(self, record: LogRecord) -> None:
+        self.log.append(record)
+        if record.rank in self._ranks:
+            self.rank_log(record.rank).append(record)
+
+    # What goes out
+
+    def rank_log(self, rank: int) -> Ring[LogRecord]:
+        """Return the ring of one rank's lines."""
+        ring = self._rank_logs.get(rank)
+        if ring is None:
+            ring = self._rank_logs[rank] = Ring(self._rank_log_lines)
+        return ring
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """Every known rank, rising."""
+        return tuple(sorted(self._ranks))
+
+    def rank_view(self, rank: int) -> RankView:
+        """Return one rank.
+
+        Raises:
+            KeyError: no such rank.
+        """
+        return self._ranks[rank].view(self._clock(), paused=self._paused_since is not None)
+
+    def rank_views(self) -> tuple[RankView, ...]:
+        """Return every rank in rank order."""
+        now = self._clock()
+        paused = self._paused_since is not None
+        return tuple(self._ranks[rank].view(now, paused=paused) for rank in sorted(self._ranks))
+
+    @property
+    def shares_history(self) -> tuple[SharesRecord, ...]:
+        """Batch plans, oldest first."""
+        return tuple(self._shares)
+
+    @property
+    def failures(self) -> tuple[FailureRecord, ...]:
+        """Failed ranks, the likely cause first: own errors before lost peers, then by time."""
+        return tuple(sorted(self._failures, key=lambda each: (each.consequence, each.time, each.rank)))
+
+    @property
+    def loss_history(self) -> tuple[Point, ...]:
+        """Loss over optimizer steps, decimated."""
+        return self._loss.points()
+
+    @property
+    def throughput_history(self) -> tuple[Point, ...]:
+        """Samples per second of the cluster over optimizer steps, decimated."""
+        return self._throughput.points()
+
+    def cluster_view(self) -> ClusterView:
+        """Return the run as a whole."""
+        now = self._clock()
+        views = self.rank_views()
+        training = [view for view in views if view.state in (RankState.TRAINING, RankState.WAITING)]
+        state, text = self._run_state(views)
+        leader = training[0] if training else next((view for view in views if view.samples_per_second > 0), None)
+        rate = 0.0
+        step_seconds = 0.0
+        if leader is not None:
+            totals = self._ranks[leader.rank].window.totals()
+            rate = totals.global_batch / totals.elapsed if totals.elapsed > 0 else 0.0
+            step_seconds = totals.elapsed / totals.steps if totals.steps else 0.0
+        done = min(self._step + 1, self._steps_total) if self._global_batch else 0
+        ended = state.ended
+        return ClusterView(
+            state=state,
+            state_text=text,
+            step=done,
+            steps_total=self._steps_total,
+            epoch=self._epoch,
+            eta=None if ended or not step_seconds or not training else (self._steps_total - done) * step_seconds,
+            elapsed=self._elapsed(ended=ended),
+            samples_per_second=rate,
+            global_batch=self._global_batch,
+            efficiency=self._efficiency(training, rate) if training else None,
+            loss=self._last_loss,
+            learning_rate=self._learning_rate,
+            policy=self._shares[-1].policy if self._shares else "",
+            ranks=len(views),
+            ranks_training=len(training),
+            ranks_failed=sum(view.state is RankState.FAILED for view in views),
+            lost_lines=self.lost_lines,
+            duplicate_lines=self.duplicate_lines,
+            broken_events=self.broken_events + self.ignored_events,
+            age=None if self._last_received is None else max(0.0, now - self._last_received),
+        )
+
+    def _elapsed(self, *, ended: bool) -> float | None:
+        if self._started is None or self._ended is None:
+            return None
+        return max(0.0, (self._ended if ended else max(self._ended, self._wall_clock())) - self._started)
+
+    def _run_state(self, views: Iterable[RankView]) -> tuple[RunState, str]:
+        states = [view.state for view in views]
+        failed = states.count(RankState.FAILED)
+        lost = f", {failed} rank{'s' if failed > 1 else ''} failed" if failed else ""
+        if not states:
+            return RunState.IDLE, "no run"
+        if all(state.ended for state in states):
+            if RankState.FINISHED in states:
+                return RunState.FINISHED, "finished" + lost
+            if RankState.STOPPED in states:
+                return RunState.STOPPED, "stopped" + lost
+            return RunState.FAILED, "failed"
+        live = [state for state in states if not state.ended]
+        if RankState.PAUSED in live:
+            return RunState.PAUSED, "paused" + lost
+        if any(state in (RankState.TRAINING, RankState.WAITING) for state in live):
+            return RunState.TRAINING, "training" + lost
+        if any(state in (RankState.NO_DATA, RankState.STALLED) for state in live):
+            return RunState.STALLED, "no data" + lost
+        order = (
+            RankState.STARTING,
+            RankState.IMPORTING,
+            RankState.WAITING_FOR_GO,
+            RankState.JOINING,
+            RankState.CALIBRATING,
+            RankState.READY,
+        )
+        first = next((state for state in order if state in live), RankState.STARTING)
+        return RunState.STARTING, first.value + lost
+
+    def _efficiency(self, training: list[RankView], rate: float) -> Efficiency | None:
+        ideal = sum(view.speed for view in training)
+        slowest = 0.0
+        for view in training:
+            totals = self._ranks[view.rank].window.totals()
+            slowest = max(slowest, totals.compute / totals.steps if totals.steps else 0.0)
+        complete = [tally.max_compute for tally in self._tallies.values() if tally.ranks >= len(training)][-64:]
+        mean_slowest = sum(complete) / len(complete) if complete else slowest
+        if ideal <= 0 or slowest <= 0 or mean_slowest <= 0 or rate <= 0 or self._global_batch <= 0:
+            return None
+        # Ideal, balance and jitter as in the definition; communication is what is left, so the product is exact.
+        total = rate / ideal
+        balance = min(1.0, self._global_batch / ideal / slowest)
+        jitter = min(1.0, slowest / mean_slowest)
+        return Efficiency(total, balance, jitter, min(1.0, total / (balance * jitter)), ideal)
+
+
+def describe(event: Event) -> tuple[str, str, int | None]:
+    """Return (level, text, step) of an event for the list of events."""
+    match event:
+        case Notice():
+            return event.level, event.text, event.step
+        case Hello():
+            name = f" ({event.device_name})" if event.device_name else ""
+            text = f"up on {event.device}{name}, torch {event.torch_version or '?'}, process {event.process_id}"
+            return "info", text + (", speed is simulated" if event.simulated else ""), None
+        case Joined():
+            return "info", f"joined a group of {event.world_size} in {event.seconds:.1f} s", None
+        case Calibrated():
+            return "info", f"measured {event.samples_per_second:.0f} samples/s on its own", None
+        case Epoch():
+            accuracy = "" if event.accuracy is None else f", accuracy {100 * event.accuracy:.1f} %"
+            text = f"epoch {event.epoch} ended: {event.samples} samples in {event.seconds:.1f} s, loss {event.loss:.4f}"
+            return "info", text + accuracy, None
+        case Checkpoint():
+            reason = f": {event.reason}" if event.reason else ""
+            level = "warning" if event.action == "refused" else "info"
+            return level, f"{event.action} {event.path}{reason}", event.step
+        case Membership():
+            text = f"group of {len(event.members)} (generation {event.generation})"
+            text += f", left: {_numbers(event.left)}" if event.left else ""
+            text += f", joined: {_numbers(event.joined)}" if event.joined else ""
+            text += f", pause {event.pause:.2f} s" + (f": {event.reason}" if event.reason else "")
+            return ("warning" if event.left else "info"), text, None
+        case Done():
+            return "info", f"{event.state} after {event.steps} steps, {event.seconds:.1f} s", None
+        case _:
+            return "info", event.kind, None
+
+
+def _numbers(ranks: tuple[int, ...]) -> str:
+    return ", ".join(str(rank) for rank in ranks[:16]) + (", …" if len(ranks) > 16 else "")
