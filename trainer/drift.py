@@ -1,0 +1,162 @@
+"""How slow one rank is now, from noisy step times: a median that forgets when the speed really changed.
+
+A reading is the measured time over the time the calibration predicts for the same share, so 1.0 means "as calibrated"
+and 2.0 "half as fast", whatever the share was. The median of a window ignores spikes and pauses; a change detector
+empties the window when several readings in a row lie on the same side, so a real change is followed within a few
+steps. Only operations that IEEE 754 rounds in one way are used (no logarithms): all ranks reach the same state.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, insort
+from collections import deque
+from collections.abc import Mapping
+from statistics import median
+from typing import Any, Final
+
+WINDOW: Final = 64
+"""Readings in the median. Its standard error is about ``1.25 * noise / sqrt(WINDOW)``."""
+SMALLEST_RESIDUAL: Final = 0.06
+"""A reading closer to the median than this never counts as a sign of change."""
+RUN: Final = 4
+"""Readings in a row on the same side that mean the speed changed."""
+SHORT_RUN: Final = 3
+"""The same for readings that are far off and agree with each other."""
+FAR: Final = 0.25
+RESTLESS_WITHIN: Final = 24
+"""A change that follows another one within this many readings is taken for a swing, and the next needs a longer run."""
+LONGEST_RUN: Final = 32
+CALM_AFTER: Final = 150
+"""Readings without a change after which one swing is forgotten."""
+FEW: Final = 8
+"""With fewer readings than this the noise of the window is not known, and the noise before it is used."""
+INITIAL_NOISE: Final = 0.05
+
+
+class SpeedEstimate:
+    """Follows the slowness of one rank."""
+
+    def __init__(self) -> None:
+        self._window: deque[float] = deque(maxlen=WINDOW)
+        self._sorted: list[float] = []
+        self._noise = INITIAL_NOISE
+        self._run = 0
+        self._since_change = CALM_AFTER
+        self._swings = 0
+        self._slowness = 1.0
+
+    @property
+    def slowness(self) -> float:
+        """Time of the rank over the time it was calibrated with: 2.0 is half as fast. 1.0 before any reading."""
+        return self._slowness
+
+    @property
+    def readings(self) -> int:
+        """Readings in the window: since the last change, at most ``WINDOW``."""
+        return len(self._window)
+
+    @property
+    def noise(self) -> float:
+        """Relative standard deviation of one reading, from the median absolute deviation of the window."""
+        if len(self._window) < FEW:
+            return self._noise
+        return self._deviation()
+
+    @property
+    def error(self) -> float:
+        """Relative standard error of :attr:`slowness`; the error of a median is 1.25 times that of a mean."""
+        return 1.2533 * self.noise / math.sqrt(max(1, len(self._window)))
+
+    def restart(self, slowness: float) -> None:
+        """Forget everything but one reading: the rank was idle and has been tried again."""
+        self._noise = self.noise
+        self._window.clear()
+        self._sorted.clear()
+        self._run = 0
+        self._add(slowness)
+
+    def update(self, reading: float) -> bool:
+        """Take in a positive, finite reading; return True when the speed was found to have changed."""
+        self._since_change += 1
+        if self._swings and self._since_change % CALM_AFTER == 0:
+            self._swings -= 1
+        side = self._side(reading)
+        self._run = self._run + side if side and self._run * side >= 0 else side
+        self._add(reading)
+        if not self._changed():
+            return False
+        self._swings = self._swings + 1 if self._since_change <= RESTLESS_WITHIN else self._swings
+        self._since_change = 0
+        self._keep_newest(abs(self._run))
+        self._run = 0
+        return True
+
+    def _side(self, reading: float) -> int:
+        """Return +1 or -1 for a reading that is slower or faster than the noise explains, else 0."""
+        if not self._window:
+            return 0
+        ratio = reading / self._slowness
+        if 1 / (1 + SMALLEST_RESIDUAL) < ratio < 1 + SMALLEST_RESIDUAL:
+            return 0
+        threshold = max(SMALLEST_RESIDUAL, 2 * self.noise)
+        return 1 if ratio > 1 + threshold else -1 if ratio < 1 / (1 + threshold) else 0
+
+    def _changed(self) -> bool:
+        run = abs(self._run)
+        if run < min(SHORT_RUN, RUN):
+            return False
+        if run >= min(RUN << self._swings, LONGEST_RUN):
+            return True
+        if self._swings or run < SHORT_RUN:
+            return False
+        newest = list(self._window)[-run:]
+        middle = median(newest)
+        far = max(FAR, 4 * self.noise)
+        off = middle / self._slowness
+        return not 1 / (1 + far) < off < 1 + far and max(newest) / min(newest) < 1 + max(FAR / 2, 4 * self.noise)
+
+    def _keep_newest(self, count: int) -> None:
+        kept = list(self._window)[-count:]
+        without = list(self._window)[:-count]
+        if len(without) >= FEW:
+            middle = median(without)
+            self._noise = max(1.4826 * median(abs(value / middle - 1) for value in without), 0.005)
+        self._window.clear()
+        self._window.extend(kept)
+        self._sorted = sorted(kept)
+        self._slowness = median(kept)
+
+    def _add(self, reading: float) -> None:
+        if len(self._window) == WINDOW:
+            oldest = self._window.popleft()
+            del self._sorted[bisect_left(self._sorted, oldest)]
+        self._window.append(reading)
+        insort(self._sorted, reading)
+        middle = len(self._sorted) // 2
+        odd = len(self._sorted) % 2
+        self._slowness = self._sorted[middle] if odd else (self._sorted[middle - 1] + self._sorted[middle]) / 2
+
+    def _deviation(self) -> float:
+        return max(1.4826 * median([abs(value / self._slowness - 1) for value in self._sorted]), 0.005)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything as JSON values; Python writes floats so that they read back to the same bits."""
+        return {
+            "window": list(self._window),
+            "noise": self._noise,
+            "run": self._run,
+            "since_change": self._since_change,
+            "swings": self._swings,
+            "slowness": self._slowness,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what :meth:`state_dict` returned."""
+        self._window = deque(state["window"], maxlen=WINDOW)
+        self._sorted = sorted(self._window)
+        self._noise = state["noise"]
+        self._run = state["run"]
+        self._since_change = state["since_change"]
+        self._swings = state["swings"]
+        self._slowness = state["slowness"]
