@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+import json
+import re
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -42,6 +45,27 @@ class LogLine:
     position: str
     """Opaque; give it back to ``logs`` to go on behind this line."""
     stream: str = "stdout"
+
+
+@dataclass(slots=True)
+class ControlFiles:
+    """Names control messages so that sorting the names gives the order in which they were sent."""
+
+    clock: Callable[[], int] = time.time_ns
+    """Nanoseconds since the epoch; may stand still or go back between calls."""
+    _last: int = 0
+
+    def next(self, message: Mapping[str, object]) -> tuple[str, bytes]:
+        """Return file name and content of a message.
+
+        Raises:
+            ValueError: its ``command`` is not a plain word.
+        """
+        command = message.get("command")
+        if not isinstance(command, str) or not re.fullmatch(r"[a-z][a-z_]{0,31}", command):
+            raise ValueError(f"not a control message: {message!r}")
+        self._last = max(self.clock(), self._last + 1)
+        return f"{self._last:020d}-{command}.json", json.dumps(dict(message), allow_nan=False).encode()
 
 
 class HostRuntime(Protocol):

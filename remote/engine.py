@@ -1,0 +1,427 @@
+"""A host's Docker Engine, through the host's one connection.
+
+Short requests go through the Docker SDK on a forwarded socket, in threads of this engine only, so that a hanging host
+holds up nobody else. Endless answers (logs, events) are read by ``remote.engine_http`` on a channel of their own.
+Works with API 1.41 (engine 20.10) and later; the version is negotiated, never pinned.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import math
+import secrets
+import shlex
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar
+from urllib.parse import quote, urlencode
+
+import docker
+import requests
+from docker.errors import APIError, DockerException, NotFound
+
+from remote.container import ContainerSpec, archive, container_config, spec_of
+from remote.decode_errors import decode
+from remote.engine_http import Answer, Demultiplexer, FramingError, get
+from remote.errors import ConnectionDropped, EngineError, RemoteError
+from remote.plan import LABEL_HOST, HostPlan
+from remote.runner import Completed, Runner
+
+DEFAULT_SOCKET: Final = "/var/run/docker.sock"
+LABEL_CHECK: Final = "hetero-tui.check"
+"""Marks the short-lived containers of checks; never part of a run."""
+THREADS: Final = 4
+MAX_RUN_ONCE_OUTPUT: Final = 16 << 20
+FIRST_ANSWER_TIMEOUT: Final = 30.0
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class ImageInfo:
+    """An image on a host."""
+
+    ref: str
+    id: str
+    layers_digest: str
+    """SHA-256 over the digests of the unpacked layers, in order: equal exactly when the file systems are equal."""
+    layers: tuple[str, ...]
+    architecture: str
+    """As Go calls it: ``amd64``, ``arm64``."""
+    operating_system: str
+    size: int
+    """Bytes on the host's disk."""
+    env: tuple[str, ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(slots=True)
+class Engine:
+    """One host's engine. Make it with ``open`` and end it with ``close``."""
+
+    runner: Runner
+    socket: str
+    client: docker.APIClient
+    is_rootless: bool
+    _resources: AsyncExitStack
+    _executor: ThreadPoolExecutor
+    _closed: bool = field(default=False)
+
+    @property
+    def host(self) -> str:
+        """Name of the host in the inventory."""
+        return self.runner.host
+
+    @property
+    def _sdk(self) -> Any:
+        """The client without its types: some of its methods have none."""
+        return self.client
+
+    @property
+    def api_version(self) -> str:
+        """The API version that was negotiated."""
+        return str(self.client.api_version)
+
+    @classmethod
+    async def open(cls, runner: Runner, socket: str = DEFAULT_SOCKET, *, timeout: float = 30.0) -> Engine:
+        """Reach the engine of a host.
+
+        Args:
+            runner: connection to the host; stays the caller's.
+            socket: absolute path of the engine's socket on the host.
+            timeout: seconds for each short request.
+
+        Raises:
+            EngineError: no socket, no right to it, or the engine does not answer.
+            ConnectionDropped: the connection to the host was lost.
+        """
+        resources = AsyncExitStack()
+        executor = ThreadPoolExecutor(THREADS, thread_name_prefix=f"engine-{runner.host}")
+        try:
+            local = await resources.enter_async_context(runner.forward_unix(socket))
+            resources.callback(executor.shutdown, wait=False, cancel_futures=True)
+            client = await _in_thread(
+                executor,
+                runner.host,
+                f"engine at {socket}",
+                lambda: docker.APIClient(base_url=f"unix://{local}", version="auto", timeout=math.ceil(timeout)),
+            )
+            resources.callback(client.close)
+            # Proxies and .netrc of this machine are none of the engine's business.
+            client.trust_env = False
+            info = await _in_thread(executor, runner.host, "docker info", client.info)
+        except BaseException:
+            executor.shutdown(wait=False, cancel_futures=True)
+            await resources.aclose()
+            raise
+        rootless = any("name=rootless" in option for option in info.get("SecurityOptions") or ())
+        return cls(runner, socket, client, rootless, resources, executor)
+
+    async def close(self) -> None:
+        """End the forwarding; containers run on. Harmless when already closed."""
+        if not self._closed:
+            self._closed = True
+            await self._resources.aclose()
+
+    async def version(self) -> Mapping[str, Any]:
+        """Return the engine's answer to ``/version``."""
+        return await self._ask("docker version", self.client.version)
+
+    async def info(self) -> Mapping[str, Any]:
+        """Return the engine's answer to ``/info``."""
+        return await self._ask("docker info", self.client.info)
+
+    async def image(self, ref: str) -> ImageInfo | None:
+        """Return what the engine knows of an image, or ``None`` when the host does not have it."""
+        try:
+            found = await self._ask(f"docker image inspect {ref}", lambda: self._sdk.inspect_image(ref))
+        except EngineError as error:
+            if isinstance(error.__cause__, NotFound):
+                return None
+            raise
+        return _image_info(ref, found)
+
+    async def create(self, plan: HostPlan, run_id: str) -> str:
+        """Create the container of one host's plan and return its id."""
+        return await self.create_container(spec_of(plan, run_id))
+
+    async def create_container(self, spec: ContainerSpec) -> str:
+        """Create a container; nothing runs yet. Returns its id.
+
+        Raises:
+            EngineError: no such image, the name is taken, a folder to mount is missing, …
+        """
+        config = container_config(spec, self.api_version, is_rootless=self.is_rootless)
+        created = await self._change(
+            f"docker create {spec.image}",
+            lambda: self._sdk.create_container_from_config(config, spec.name or None),
+        )
+        return str(created["Id"])
+
+    async def start(self, container: str) -> None:
+        """Start a created container.
+
+        Raises:
+            EngineError: no GPU runtime, no such command, a limit that may not be raised, …
+        """
+        await self._change(f"docker start {container[:64]}", lambda: self.client.start(container))
+
+    async def inspect(self, container: str) -> Mapping[str, Any] | None:
+        """Return the engine's full record of a container, or ``None`` when there is none of that id or name."""
+        try:
+            found: Mapping[str, Any] = await self._ask(
+                f"docker inspect {container[:64]}", lambda: self.client.inspect_container(container)
+            )
+        except EngineError as error:
+            if isinstance(error.__cause__, NotFound):
+                return None
+            raise
+        return found
+
+    async def list(self, labels: Mapping[str, str]) -> tuple[Mapping[str, Any], ...]:
+        """Return the engine's short record of every container, running or not, that carries all these labels."""
+        wanted = {"label": [f"{name}={value}" for name, value in labels.items()]}
+        found = await self._ask("docker ps -a", lambda: self.client.containers(all=True, filters=wanted))
+        return tuple(found)
+
+    async def put_file(self, container: str, path: str, data: bytes, *, mode: int = 0o644) -> None:
+        """Write a file into a container, running or not. It appears all at once; its folders are made with mode 755.
+
+        Raises:
+            EngineError: no such container, a read-only file system, no space.
+        """
+        packed = archive(path, data, mode)
+        await self._change(f"write {path} in {container[:64]}", lambda: self.client.put_archive(container, "/", packed))
+
+    async def stop(self, container: str, *, grace: float = 10.0) -> None:
+        """Send SIGTERM, wait up to ``grace`` seconds, then SIGKILL. Harmless when it has ended or is gone."""
+        await self._change_unless_gone(
+            f"docker stop {container[:64]}", lambda: self.client.stop(container, timeout=math.ceil(grace))
+        )
+
+    async def remove(self, container: str) -> None:
+        """Remove a container with its log and anonymous volumes, killing it if needed. Harmless when it is gone."""
+        await self._change_unless_gone(
+            f"docker rm -f {container[:64]}", lambda: self.client.remove_container(container, v=True, force=True)
+        )
+
+    @asynccontextmanager
+    async def logs(self, container: str, *, since: str = "", follow: bool = True) -> AsyncIterator[LogFrames]:
+        """Open a container's log, with the engine's time stamps, from the beginning or from ``since`` on.
+
+        Args:
+            container: id or name.
+            since: seconds since the epoch with nanoseconds, ``1795405395.918562356``.
+            follow: go on until the container ends.
+
+        Raises:
+            EngineError: no such container, or its log cannot be read.
+            ConnectionDropped: also while iterating.
+        """
+        parameters = {"stdout": "1", "stderr": "1", "timestamps": "1", "follow": "1" if follow else "0"}
+        if since:
+            parameters["since"] = since
+        async with self._get(f"/containers/{quote(container, safe='')}/logs", parameters) as answer:
+            yield _frames(answer, self.host)
+
+    async def events(self, labels: Mapping[str, str]) -> AsyncIterator[Mapping[str, Any]]:
+        """Yield the engine's container events (start, die, oom, …) of containers with these labels as they happen.
+
+        Raises:
+            EngineError: the engine refused.
+            ConnectionDropped: the connection was lost.
+        """
+        filters = {"type": ["container"], "label": [f"{name}={value}" for name, value in labels.items()]}
+        async with self._get("/events", {"filters": json.dumps(filters)}) as answer:
+            rest = b""
+            async for chunk in answer.body:
+                *complete, rest = (rest + chunk).split(b"\n")
+                for line in complete:
+                    if line.strip():
+                        yield json.loads(line)
+
+    async def run_once(
+        self,
+        image: str,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        files: Mapping[str, bytes] | None = None,
+        gpu_uuids: Sequence[str] = (),
+        network_mode: str = "host",
+        mounts: Sequence[tuple[str, str, str]] = (),
+        shm_size: int = 1 << 30,
+        user: str = "",
+        labels: Mapping[str, str] | None = None,
+        timeout: float = 60.0,
+    ) -> Completed:
+        """Run a command in a new container with the flags a job gets, and remove the container whatever happens.
+
+        Args:
+            image: image on the host; it is never pulled.
+            argv: command line; the image's entrypoint is not used.
+            env: environment variables.
+            files: path in the container → content, written before the start. Their folders get mode 755, so use
+                folders of your own, such as ``/hetero/check``.
+            gpu_uuids: GPUs to hand in.
+            network_mode: as in the job.
+            mounts: (path on the host, path in the container, ``ro`` or ``rw``).
+            shm_size: bytes of /dev/shm.
+            user: user in the container.
+            labels: labels besides the one that marks a check.
+            timeout: seconds from creation to the end.
+
+        Raises:
+            EngineError: it could not be created or started.
+            TimeoutError: it did not end in time.
+            ConnectionDropped: the connection was lost.
+        """
+        spec = ContainerSpec(
+            image=image,
+            argv=tuple(argv),
+            name=f"hetero-tui-check-{secrets.token_hex(6)}",
+            env=tuple(sorted((env or {}).items())),
+            labels=tuple(sorted({LABEL_CHECK: "1", LABEL_HOST: self.host, **(labels or {})}.items())),
+            gpu_uuids=tuple(gpu_uuids),
+            shm_size=shm_size,
+            mounts=tuple((source, target, mode == "ro") for source, target, mode in mounts),
+            network_mode=network_mode,
+            user=user,
+        )
+        shown = shlex.join(argv)
+        try:
+            async with asyncio.timeout(timeout) as deadline:
+                completed = await self._run_to_end(spec, files or {}, shown)
+        except BaseException as error:
+            # What went wrong first is what the caller must hear; a container that stays is found by its label.
+            with suppress(RemoteError):
+                await self.remove(spec.name)
+            if isinstance(error, TimeoutError) and deadline.expired():
+                message = f"{self.host}: `{shown[:200]}` in {image} did not end within {timeout:g} s"
+                raise TimeoutError(message) from error
+            raise
+        await self.remove(spec.name)
+        return completed
+
+    async def _run_to_end(self, spec: ContainerSpec, files: Mapping[str, bytes], shown: str) -> Completed:
+        container = await self.create_container(spec)
+        for path, data in files.items():
+            await self.put_file(container, path, data)
+        await self.start(container)
+        output = {1: bytearray(), 2: bytearray()}
+        async with self.logs(container) as frames:
+            async for batch in frames:
+                for stream, payload in batch:
+                    kept = output[2 if stream >= 2 else 1]
+                    kept += payload[payload.find(b" ") + 1 :]
+                    if len(kept) > MAX_RUN_ONCE_OUTPUT:
+                        raise EngineError(
+                            f"`{shown[:200]}` wrote more than {MAX_RUN_ONCE_OUTPUT} bytes", host=self.host
+                        )
+        state = await self._ask(f"docker wait {container[:12]}", lambda: self.client.wait(container))
+        stdout, stderr = output[1].decode(errors="replace"), output[2].decode(errors="replace")
+        return Completed(self.host, shown, int(state["StatusCode"]), stdout, stderr)
+
+    @asynccontextmanager
+    async def _get(self, path: str, parameters: Mapping[str, str]) -> AsyncIterator[Answer]:
+        target = f"/v{self.api_version}{path}?{urlencode(parameters)}"
+        stream = await self.runner.open_unix(self.socket)
+        try:
+            answer = await get(stream, target, self.host)
+            if answer.status >= 400:
+                raise engine_error(self.host, f"GET {path}", await answer.error_message())
+            yield answer
+        finally:
+            await stream.close()
+
+    async def _ask(self, what: str, request: Callable[[], _T]) -> _T:
+        """Make a request that changes nothing; a connection the engine had closed while idle is opened anew."""
+        try:
+            return await _in_thread(self._executor, self.host, what, request)
+        except EngineError as error:
+            if not isinstance(error.__cause__, requests.exceptions.ConnectionError):
+                raise
+        return await _in_thread(self._executor, self.host, what, request)
+
+    async def _change(self, what: str, request: Callable[[], _T]) -> _T:
+        """Make a request that changes something, and wait for the answer even when cancelled.
+
+        A thread cannot be called back, and whoever cleans up afterwards must find everything that was made.
+        """
+        task = asyncio.ensure_future(_in_thread(self._executor, self.host, what, request))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            await asyncio.wait([task])
+            if not task.cancelled():
+                task.exception()  # looked at, or asyncio complains; the cancellation is what the caller gets
+            raise
+
+    async def _change_unless_gone(self, what: str, request: Callable[[], object]) -> None:
+        try:
+            await self._change(what, request)
+        except EngineError as error:
+            cause = error.__cause__
+            if isinstance(cause, NotFound):
+                return
+            if isinstance(cause, APIError) and cause.status_code == 409 and "already in progress" in str(cause):
+                return
+            raise
+
+
+LogFrames = AsyncIterator[list[tuple[int, bytes]]]
+"""Batches of (stream number, payload) as ``remote.docker_logs`` takes them."""
+
+
+async def _frames(answer: Answer, host: str) -> LogFrames:
+    demultiplexer = Demultiplexer()
+    try:
+        async for chunk in answer.body:
+            if frames := demultiplexer.feed(chunk):
+                yield frames
+    except FramingError as error:
+        raise EngineError(f"the engine's log stream cannot be read: {error}", host=host) from error
+    if demultiplexer.unfinished:
+        raise ConnectionDropped("the engine's log stream ended in the middle of a message", host=host)
+
+
+async def _in_thread(executor: ThreadPoolExecutor, host: str, what: str, request: Callable[[], _T]) -> _T:
+    try:
+        return await asyncio.get_running_loop().run_in_executor(executor, request)
+    except (DockerException, requests.exceptions.RequestException, OSError) as error:
+        raise engine_error(host, what, _explanation(error)) from error
+
+
+def engine_error(host: str, asked: str, said: str) -> EngineError:
+    """Return an error that says what was asked, what the engine answered, and what to do about it."""
+    decoded = decode(said)
+    if decoded is None:
+        return EngineError(f"`{asked}`: the engine said: {said}", host=host, next_step="docker info on that host")
+    return EngineError(f"{decoded.cause}. `{asked}`: the engine said: {said}", host=host, next_step=decoded.next_step)
+
+
+def _explanation(error: Exception) -> str:
+    if isinstance(error, APIError) and error.explanation:
+        return str(error.explanation).strip()
+    if isinstance(error, requests.exceptions.Timeout):
+        return f"nothing within the time limit ({error})"
+    return str(error).strip() or type(error).__name__
+
+
+def _image_info(ref: str, found: Mapping[str, Any]) -> ImageInfo:
+    layers = tuple((found.get("RootFS") or {}).get("Layers") or ())
+    config = found.get("Config") or {}
+    return ImageInfo(
+        ref=ref,
+        id=str(found.get("Id", "")),
+        layers_digest="sha256:" + hashlib.sha256("\n".join(layers).encode()).hexdigest(),
+        layers=layers,
+        architecture=str(found.get("Architecture", "")),
+        operating_system=str(found.get("Os", "")),
+        size=int(found.get("Size") or 0),
+        env=tuple(config.get("Env") or ()),
+        labels=tuple(sorted((config.get("Labels") or {}).items())),
+    )

@@ -1,0 +1,146 @@
+"""HTTP/1.1 on a byte stream, for the engine's endless answers: logs and events.
+
+The Docker SDK blocks one thread for each open stream. Here a stream costs a coroutine and one channel of the host's
+SSH connection. One request a connection: an endless answer never gives its connection back anyway.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import h11
+
+from remote.errors import ConnectionDropped
+from remote.runner import ByteStream
+
+READ_SIZE: Final = 1 << 16
+MAX_ERROR_BODY: Final = 1 << 16
+FRAME_HEADER: Final = 8
+MAX_FRAME: Final = 1 << 26
+"""The engine's frames hold one log message (16 KiB and a timestamp) or one write to a terminal."""
+
+
+class FramingError(ValueError):
+    """The bytes are not the engine's multiplexed stream."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Status and body of one answer."""
+
+    status: int
+    content_type: str
+    body: AsyncIterator[bytes]
+
+    async def error_message(self) -> str:
+        """Return the ``message`` of the engine's JSON error, or the text itself."""
+        text = b""
+        async for chunk in self.body:
+            text += chunk
+            if len(text) > MAX_ERROR_BODY:
+                break
+        try:
+            message = json.loads(text)["message"]
+        except (ValueError, KeyError, TypeError):
+            return text[:400].decode(errors="replace").strip() or f"HTTP status {self.status}"
+        return str(message)
+
+
+async def get(stream: ByteStream, target: str, host: str) -> Answer:
+    """Send one GET and return the answer as soon as its head is there.
+
+    Args:
+        stream: a connection nobody else uses; it is not closed here.
+        target: path and query, already encoded.
+        host: inventory name for messages.
+
+    Raises:
+        ConnectionDropped: the other side closed before the whole head had come, or does not speak HTTP.
+    """
+    connection = h11.Connection(h11.CLIENT)
+    request = h11.Request(
+        method="GET", target=target, headers=[("Host", "docker"), ("Connection", "close"), ("Accept", "*/*")]
+    )
+    await stream.write(connection.send(request) + connection.send(h11.EndOfMessage()))
+    while True:
+        event = await _next_event(connection, stream, target, host)
+        if isinstance(event, h11.Response):
+            content_type = next((value.decode() for name, value in event.headers if name == b"content-type"), "")
+            return Answer(event.status_code, content_type, _body(connection, stream, target, host))
+        if not isinstance(event, h11.InformationalResponse):
+            raise ConnectionDropped(f"the engine hung up on GET {target}", host=host)
+
+
+async def _body(connection: h11.Connection, stream: ByteStream, target: str, host: str) -> AsyncIterator[bytes]:
+    """Yield what one read brought as one piece: the engine sends each log message as an HTTP chunk of its own."""
+    pieces: list[bytes] = []
+    while True:
+        event = await _next_event(connection, stream, target, host, wait=not pieces)
+        if isinstance(event, h11.Data):
+            pieces.append(bytes(event.data))
+            continue
+        if pieces:
+            yield b"".join(pieces)
+            pieces.clear()
+        if event is not h11.NEED_DATA:
+            return
+
+
+async def _next_event(
+    connection: h11.Connection, stream: ByteStream, target: str, host: str, *, wait: bool = True
+) -> Any:
+    """Return h11's next event, or ``NEED_DATA`` instead of reading on when told not to wait.
+
+    Raises:
+        ConnectionDropped: the stream ended in the middle of a message.
+    """
+    try:
+        while (event := connection.next_event()) is h11.NEED_DATA and wait:
+            connection.receive_data(await stream.read(READ_SIZE))
+    except h11.RemoteProtocolError as error:
+        raise ConnectionDropped(f"the engine's answer to GET {target} broke off: {error}", host=host) from error
+    except OSError as error:
+        raise ConnectionDropped(f"the connection to the engine broke: {error}", host=host) from error
+    return event
+
+
+@dataclass(slots=True)
+class Demultiplexer:
+    """Cuts the engine's multiplexed stream into frames, wherever the network has split it.
+
+    A frame is one byte for the stream (0 or 1 standard output, 2 standard error, 3 the engine's own error), three zero
+    bytes, the length as a big-endian 32-bit number and that many bytes (Docker Engine API, "Attach to a container").
+    """
+
+    _pending: bytearray = field(default_factory=bytearray)
+
+    def feed(self, data: bytes) -> list[tuple[int, bytes]]:
+        """Take what came and return every frame that is complete now, as (stream, payload).
+
+        Raises:
+            FramingError: a header no engine writes.
+        """
+        pending = self._pending
+        pending += data
+        frames = []
+        start, end = 0, len(pending)
+        while end - start >= FRAME_HEADER:
+            header = pending[start : start + FRAME_HEADER]
+            size = int.from_bytes(header[4:], "big")
+            if header[0] > 3 or any(header[1:4]) or size > MAX_FRAME:
+                raise FramingError(f"not a frame header: {bytes(header).hex(' ')}")
+            if end - start - FRAME_HEADER < size:
+                break
+            start += FRAME_HEADER
+            frames.append((header[0], bytes(pending[start : start + size])))
+            start += size
+        del pending[:start]
+        return frames
+
+    @property
+    def unfinished(self) -> bool:
+        """True when the stream ended in the middle of a frame."""
+        return bool(self._pending)
