@@ -118,9 +118,9 @@ class Options:
     only: tuple[str, ...] = ()
     """Ids (or beginnings of ids) of the figures to measure; empty for all."""
 
-    def wants(self, *ids: str) -> bool:
-        """Return whether any of these figures should be measured."""
-        return not self.only or any(id.startswith(self.only) for id in ids)
+    def wants(self, *figures: str) -> bool:
+        """Return whether any of these figures (their ids) should be measured."""
+        return not self.only or any(figure.startswith(self.only) for figure in figures)
 
 
 Build = Callable[[Options], Iterable[Figure]]

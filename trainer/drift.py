@@ -1,9 +1,10 @@
-"""How slow one rank is now, from noisy step times: a median that forgets when the speed really changed.
+"""How slow one rank is now, from noisy step times: a trimmed mean that forgets when the speed really changed.
 
 A reading is the measured time over the time the calibration predicts for the same share, so 1.0 means "as calibrated"
-and 2.0 "half as fast", whatever the share was. The median of a window ignores spikes and pauses; a change detector
-empties the window when several readings in a row lie on the same side, so a real change is followed within a few
-steps. Only operations that IEEE 754 rounds in one way are used (no logarithms): all ranks reach the same state.
+and 2.0 "half as fast", whatever the share was. The mean of a window without its ends ignores spikes and pauses, and
+unlike a median it is right for readings that jump between two values, as those of a rank under a CPU quota do. A change
+detector empties the window when several readings in a row lie on the same side, so a real change is followed within a
+few steps. Only operations that IEEE 754 rounds in one way are used (no logarithms): all ranks reach the same state.
 """
 
 from __future__ import annotations
@@ -11,14 +12,16 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any, Final
 
 WINDOW: Final = 64
-"""Readings in the median. Its standard error is about ``1.25 * noise / sqrt(WINDOW)``."""
+"""Readings that count: the error of their mean is ``noise / sqrt(WINDOW)``."""
+TRIM: Final = 0.1
+"""Part of the readings ignored at each end, and the quantiles the noise is read from."""
 SMALLEST_RESIDUAL: Final = 0.06
-"""A reading closer to the median than this never counts as a sign of change."""
+"""A reading closer to the estimate than this never counts as a sign of change."""
 RUN: Final = 4
 """Readings in a row on the same side that mean the speed changed."""
 SHORT_RUN: Final = 3
@@ -32,6 +35,7 @@ CALM_AFTER: Final = 150
 FEW: Final = 8
 """With fewer readings than this the noise of the window is not known, and the noise before it is used."""
 INITIAL_NOISE: Final = 0.05
+SMALLEST_NOISE: Final = 0.005
 
 
 class SpeedEstimate:
@@ -58,15 +62,20 @@ class SpeedEstimate:
 
     @property
     def noise(self) -> float:
-        """Relative standard deviation of one reading, from the median absolute deviation of the window."""
-        if len(self._window) < FEW:
+        """Relative standard deviation of one reading, read from quantiles so that spikes do not count.
+
+        Readings that may belong to a change in progress are left out. The distance between the 10 % and the 90 %
+        quantile of a normal distribution is 2.56 standard deviations.
+        """
+        old = len(self._window) - abs(self._run)
+        if old < FEW:
             return self._noise
-        return self._deviation()
+        return _spread(self._sorted if not self._run else sorted(list(self._window)[:old]))
 
     @property
     def error(self) -> float:
-        """Relative standard error of :attr:`slowness`; the error of a median is 1.25 times that of a mean."""
-        return 1.2533 * self.noise / math.sqrt(max(1, len(self._window)))
+        """Relative standard error of :attr:`slowness`."""
+        return self.noise / math.sqrt(max(1, len(self._window)))
 
     def restart(self, slowness: float) -> None:
         """Forget everything but one reading: the rank was idle and has been tried again."""
@@ -118,14 +127,11 @@ class SpeedEstimate:
 
     def _keep_newest(self, count: int) -> None:
         kept = list(self._window)[-count:]
-        without = list(self._window)[:-count]
-        if len(without) >= FEW:
-            middle = median(without)
-            self._noise = max(1.4826 * median(abs(value / middle - 1) for value in without), 0.005)
+        self._noise = self.noise
         self._window.clear()
         self._window.extend(kept)
         self._sorted = sorted(kept)
-        self._slowness = median(kept)
+        self._slowness = _middle(self._sorted)
 
     def _add(self, reading: float) -> None:
         if len(self._window) == WINDOW:
@@ -133,12 +139,7 @@ class SpeedEstimate:
             del self._sorted[bisect_left(self._sorted, oldest)]
         self._window.append(reading)
         insort(self._sorted, reading)
-        middle = len(self._sorted) // 2
-        odd = len(self._sorted) % 2
-        self._slowness = self._sorted[middle] if odd else (self._sorted[middle - 1] + self._sorted[middle]) / 2
-
-    def _deviation(self) -> float:
-        return max(1.4826 * median([abs(value / self._slowness - 1) for value in self._sorted]), 0.005)
+        self._slowness = _middle(self._sorted)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything as JSON values; Python writes floats so that they read back to the same bits."""
@@ -160,3 +161,17 @@ class SpeedEstimate:
         self._since_change = state["since_change"]
         self._swings = state["swings"]
         self._slowness = state["slowness"]
+
+
+def _middle(values: Sequence[float]) -> float:
+    """Return the mean of sorted values without their ends; the median of a few."""
+    cut = int(len(values) * TRIM)
+    if not cut:
+        return median(values)
+    return math.fsum(values[cut:-cut]) / (len(values) - 2 * cut)
+
+
+def _spread(values: Sequence[float]) -> float:
+    """Return the relative standard deviation that the quantiles of sorted values stand for; never quite 0."""
+    cut = int(len(values) * TRIM)
+    return max((values[-1 - cut] - values[cut]) / (2.563 * _middle(values)), SMALLEST_NOISE)
