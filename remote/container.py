@@ -34,6 +34,8 @@ class ContainerSpec:
     """(path on the host, path in the container, read only)."""
     network_mode: str = "host"
     user: str = ""
+    raises_limits: bool = False
+    """Ask for more locked memory, stack and open files than the engine gives by default."""
 
 
 def spec_of(plan: HostPlan, run_id: str) -> ContainerSpec:
@@ -54,20 +56,21 @@ def spec_of(plan: HostPlan, run_id: str) -> ContainerSpec:
         mounts=tuple((source, target, mode == "ro") for source, target, mode in plan.mounts),
         network_mode=plan.network_mode,
         user=plan.user,
+        raises_limits=True,
     )
 
 
-def container_config(spec: ContainerSpec, api_version: str, *, is_rootless: bool = False) -> dict[str, Any]:
+def container_config(spec: ContainerSpec, api_version: str) -> dict[str, Any]:
     """Return the body of ``POST /containers/create``.
 
     ``Init`` is a must: a PID 1 without handlers ignores SIGTERM, so every stop would wait for its SIGKILL. The image's
     entrypoint is replaced by the command, for it may change the command or print into the event stream.
-    A rootless engine cannot raise limits above its own, so it is not asked to.
     """
-    limits = [Ulimit(name="stack", soft=STACK_BYTES, hard=STACK_BYTES)]
-    if not is_rootless:
-        limits.append(Ulimit(name="memlock", soft=-1, hard=-1))
-        limits.append(Ulimit(name="nofile", soft=OPEN_FILES, hard=OPEN_FILES))
+    limits = [
+        Ulimit(name="memlock", soft=-1, hard=-1),
+        Ulimit(name="stack", soft=STACK_BYTES, hard=STACK_BYTES),
+        Ulimit(name="nofile", soft=OPEN_FILES, hard=OPEN_FILES),
+    ]
     host_config = HostConfig(
         version=api_version,
         network_mode=spec.network_mode,
@@ -75,7 +78,7 @@ def container_config(spec: ContainerSpec, api_version: str, *, is_rootless: bool
         if spec.gpu_uuids
         else None,
         shm_size=spec.shm_size,
-        ulimits=limits,
+        ulimits=limits if spec.raises_limits else None,
         init=True,
         log_config=LogConfig(type="local", config={"max-size": LOG_FILE_SIZE, "max-file": LOG_FILES}),
         mounts=[Mount(target, source, type="bind", read_only=only) for source, target, only in spec.mounts],

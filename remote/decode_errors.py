@@ -115,7 +115,9 @@ _ENGINE: Final = (
     ),
     _entry(
         "command-not-found",
+        # The middle one is tini's, which the engine puts before the command when asked for an init.
         r'exec: "(?P<command>[^"\n]{1,200})": (?:executable file not found|stat [^\n]{0,200}no such file)'
+        r"|\bexec (?P<command3>[^\n]{1,200}?) failed: No such file or directory"
         r"|(?:^|: )(?P<command2>[\w./-]{1,200}): (?:command )?not found",
         "there is no command {command}",
         "use an image (or a python) that holds Python and the trainer",
@@ -313,8 +315,8 @@ def decode(text: str) -> Decoded | None:
 
 
 def _filled(entry: _Entry, match: re.Match[str]) -> Decoded:
-    """Put the named groups into the texts; a trailing 2 marks the same name in another branch of the pattern."""
-    values = {name.rstrip("2"): value for name, value in match.groupdict().items() if value}
+    """Put the named groups into the texts; a trailing 2 or 3 marks the same name in another branch of the pattern."""
+    values = {name.rstrip("23"): value for name, value in match.groupdict().items() if value}
     return Decoded(entry.name, entry.cause.format_map(values), entry.next_step.format_map(values), entry.is_consequence)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from remote.container import ContainerSpec, spec_of
 from remote.decode_errors import decode
 from remote.docker_logs import LineAssembler, Position
 from remote.engine import Engine
@@ -28,12 +30,26 @@ class DockerRuntime:
     host: str
     engine: Engine
     _control_files: ControlFiles = field(default_factory=ControlFiles)
+    _created: dict[str, ContainerSpec] = field(default_factory=dict)
 
     async def create(self, plan: HostPlan, run_id: str) -> None:
-        await self.engine.create(plan, run_id)
+        spec = spec_of(plan, run_id)
+        await self.engine.create(spec)
+        self._created[run_id] = spec
 
     async def start(self, run_id: str) -> None:
-        await self.engine.start(await self._container(run_id))
+        container = await self._container(run_id)
+        try:
+            await self.engine.start(container)
+        except EngineError as error:
+            spec = self._created.get(run_id)
+            if spec is None or not _limits_denied(error):
+                raise
+        else:
+            return
+        # Rootless and sandboxed engines may not raise limits above their own. Training runs without that too.
+        await self.engine.remove(container)
+        await self.engine.start(await self.engine.create(dataclasses.replace(spec, raises_limits=False)))
 
     async def control(self, run_id: str, message: Mapping[str, object]) -> None:
         name, data = self._control_files.next(message)
@@ -96,6 +112,11 @@ class DockerRuntime:
                 next_step=f"docker ps -a --filter label={LABEL_RUN} on that host shows what is there",
             )
         return container
+
+
+def _limits_denied(error: EngineError) -> bool:
+    decoded = decode(error.message)
+    return decoded is not None and decoded.name == "limit-denied"
 
 
 def _state_of(host: str, run_id: str, record: Mapping[str, Any]) -> HostRunState:

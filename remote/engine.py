@@ -13,7 +13,7 @@ import json
 import math
 import secrets
 import shlex
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -24,11 +24,11 @@ import docker
 import requests
 from docker.errors import APIError, DockerException, NotFound
 
-from remote.container import ContainerSpec, archive, container_config, spec_of
+from remote.container import ContainerSpec, archive, container_config
 from remote.decode_errors import decode
 from remote.engine_http import Answer, Demultiplexer, FramingError, get
 from remote.errors import ConnectionDropped, EngineError, RemoteError
-from remote.plan import LABEL_HOST, HostPlan
+from remote.plan import LABEL_HOST
 from remote.runner import Completed, Runner
 
 DEFAULT_SOCKET: Final = "/var/run/docker.sock"
@@ -65,7 +65,6 @@ class Engine:
     runner: Runner
     socket: str
     client: docker.APIClient
-    is_rootless: bool
     _resources: AsyncExitStack
     _executor: ThreadPoolExecutor
     _closed: bool = field(default=False)
@@ -112,13 +111,11 @@ class Engine:
             resources.callback(client.close)
             # Proxies and .netrc of this machine are none of the engine's business.
             client.trust_env = False
-            info = await _in_thread(executor, runner.host, "docker info", client.info)
         except BaseException:
             executor.shutdown(wait=False, cancel_futures=True)
             await resources.aclose()
             raise
-        rootless = any("name=rootless" in option for option in info.get("SecurityOptions") or ())
-        return cls(runner, socket, client, rootless, resources, executor)
+        return cls(runner, socket, client, resources, executor)
 
     async def close(self) -> None:
         """End the forwarding; containers run on. Harmless when already closed."""
@@ -144,17 +141,13 @@ class Engine:
             raise
         return _image_info(ref, found)
 
-    async def create(self, plan: HostPlan, run_id: str) -> str:
-        """Create the container of one host's plan and return its id."""
-        return await self.create_container(spec_of(plan, run_id))
-
-    async def create_container(self, spec: ContainerSpec) -> str:
+    async def create(self, spec: ContainerSpec) -> str:
         """Create a container; nothing runs yet. Returns its id.
 
         Raises:
             EngineError: no such image, the name is taken, a folder to mount is missing, …
         """
-        config = container_config(spec, self.api_version, is_rootless=self.is_rootless)
+        config = container_config(spec, self.api_version)
         created = await self._change(
             f"docker create {spec.image}",
             lambda: self._sdk.create_container_from_config(config, spec.name or None),
@@ -227,15 +220,20 @@ class Engine:
         async with self._get(f"/containers/{quote(container, safe='')}/logs", parameters) as answer:
             yield _frames(answer, self.host)
 
-    async def events(self, labels: Mapping[str, str]) -> AsyncIterator[Mapping[str, Any]]:
+    async def events(self, labels: Mapping[str, str], *, since: str = "") -> AsyncGenerator[Mapping[str, Any], None]:
         """Yield the engine's container events (start, die, oom, …) of containers with these labels as they happen.
+
+        Args:
+            labels: all of them must match.
+            since: seconds since the epoch; events the engine still remembers from then on come first.
 
         Raises:
             EngineError: the engine refused.
             ConnectionDropped: the connection was lost.
         """
         filters = {"type": ["container"], "label": [f"{name}={value}" for name, value in labels.items()]}
-        async with self._get("/events", {"filters": json.dumps(filters)}) as answer:
+        parameters = {"filters": json.dumps(filters)} | ({"since": since} if since else {})
+        async with self._get("/events", parameters) as answer:
             rest = b""
             async for chunk in answer.body:
                 *complete, rest = (rest + chunk).split(b"\n")
@@ -307,7 +305,7 @@ class Engine:
         return completed
 
     async def _run_to_end(self, spec: ContainerSpec, files: Mapping[str, bytes], shown: str) -> Completed:
-        container = await self.create_container(spec)
+        container = await self.create(spec)
         for path, data in files.items():
             await self.put_file(container, path, data)
         await self.start(container)
