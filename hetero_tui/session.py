@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from hetero_tui.store import Store
 from remote.checks.model import CheckProgress
-from remote.errors import HostKeyUnknown
 from remote.inventory import Inventory
 from remote.plan import LaunchPlan
+from remote.progress import ConfirmHostKey, HostPhase, HostStatus, LaunchPhase, LaunchProgress
 from remote.runtime import HostRunState
 
-HostPhase = Literal["waiting", "connecting", "connected", "failed", "lost"]
-ConfirmHostKey = Callable[[HostKeyUnknown], Awaitable[bool]]
-
-
-@dataclass(frozen=True, slots=True)
-class HostStatus:
-    """How this program stands with one host."""
-
-    host: str
-    phase: HostPhase
-    detail: str = ""
+__all__ = [
+    "CheckInfo",
+    "ConfirmHostKey",
+    "HostPhase",
+    "HostStatus",
+    "LaunchPhase",
+    "LaunchProgress",
+    "SessionProtocol",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +33,6 @@ class CheckInfo:
     severity: str
     scope: Literal["host", "cluster"]
     needs: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class LaunchProgress:
-    """One host moved on during the launch."""
-
-    host: str
-    phase: Literal["creating", "created", "starting", "importing", "ready", "go", "training", "failed", "stopped"]
-    detail: str = ""
 
 
 class SessionProtocol(Protocol):

@@ -1,0 +1,172 @@
+"""The command line. Every command is a thin door; what it does lives in the module it imports when called."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, CycloptsError, Group, Parameter
+
+from hetero_tui import __version__, exit_codes
+
+HELP = """\
+Train one PyTorch model on all the unlike machines you own.
+
+`hetero-tui cluster.toml` opens the app: setup checklist, launch, live monitor.
+Try it without any other machine: `hetero-tui demo`.
+
+Exit codes: 0 all well · 1 something failed · 2 a mistake in the call or in cluster.toml · 130 interrupted.
+"""
+
+app = App(name="hetero-tui", help=HELP, help_format="markdown", version=f"hetero-tui {__version__}")
+app["--help"].group = app["--version"].group = Group("Help", sort_key=9)
+
+ClusterFile = Annotated[Path, Parameter(name="cluster", help="Your cluster.toml.")]
+AsJson = Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON document on standard output.")]
+Experiments = Annotated[Path, Parameter(help="Folder on this machine where runs are kept.")]
+RunId = Annotated[str, Parameter(help="Which run; the newest when left out.")]
+DEFAULT_EXPERIMENTS = Path("experiments")
+
+
+@app.default
+def open_app(
+    cluster: ClusterFile,
+    /,
+    *,
+    readonly: Annotated[bool, Parameter(negative="", help="Look only: nothing can be started or stopped.")] = False,
+    ascii: Annotated[bool, Parameter(negative="", help="Plain ASCII instead of box and braille characters.")] = False,
+    experiments: Experiments = DEFAULT_EXPERIMENTS,
+) -> int:
+    """Open the app on CLUSTER (default): checklist, launch, live monitor. Quitting leaves training running."""
+    from hetero_tui import interactive
+
+    return interactive.run(cluster, experiments=experiments, readonly=readonly, ascii_only=ascii)
+
+
+@app.command
+def check(cluster: ClusterFile, /, *, json: AsJson = False) -> int:
+    """Run the setup checklist and exit 0 only when nothing fails."""
+    from hetero_tui import headless
+
+    return _run(headless.check(cluster, as_json=json))
+
+
+@app.command
+def plan(cluster: ClusterFile, /, *, json: AsJson = False) -> int:
+    """Read the hosts and print what would be started where. Nothing is changed."""
+    from hetero_tui import headless
+
+    return _run(headless.plan(cluster, as_json=json))
+
+
+@app.command
+def up(
+    cluster: ClusterFile,
+    /,
+    *,
+    json: AsJson = False,
+    detach: Annotated[bool, Parameter(negative="", help="Return once training has started.")] = False,
+    skip_checks: Annotated[bool, Parameter(negative="", help="Launch even when checks fail.")] = False,
+    experiments: Experiments = DEFAULT_EXPERIMENTS,
+) -> int:
+    """Check, launch and follow a run without a screen. Ctrl-C stops the run."""
+    from hetero_tui import headless
+
+    return _run(headless.up(cluster, as_json=json, detach=detach, skip_checks=skip_checks, experiments=experiments))
+
+
+@app.command
+def watch(
+    cluster: ClusterFile, /, *, run: RunId = "", json: AsJson = False, experiments: Experiments = DEFAULT_EXPERIMENTS
+) -> int:
+    """Reattach to a run and follow it to its end. Ctrl-C leaves it running."""
+    from hetero_tui import headless
+
+    return _run(headless.watch(cluster, run=run, as_json=json, experiments=experiments))
+
+
+@app.command
+def status(cluster: ClusterFile, /, *, json: AsJson = False) -> int:
+    """Show what runs on the hosts, found by label."""
+    from hetero_tui import headless
+
+    return _run(headless.status(cluster, as_json=json))
+
+
+@app.command
+def logs(
+    cluster: ClusterFile,
+    /,
+    *,
+    run: RunId = "",
+    rank: Annotated[int | None, Parameter(help="Only this rank.")] = None,
+    follow: Annotated[bool, Parameter(name=["--follow", "-f"], negative="", help="Go on as lines come.")] = False,
+) -> int:
+    """Print the output of all ranks, each line with its rank and host."""
+    from hetero_tui import headless
+
+    return _run(headless.logs(cluster, run=run, rank=rank, follow=follow))
+
+
+@app.command
+def stop(cluster: ClusterFile, /, *, run: RunId = "", json: AsJson = False) -> int:
+    """End exactly one run on every host and remove what it left there."""
+    from hetero_tui import headless
+
+    return _run(headless.stop(cluster, run=run, as_json=json))
+
+
+@app.command
+def demo(
+    *,
+    json: AsJson = False,
+    headless: Annotated[
+        bool | None, Parameter(help="Without a screen; the default where there is no terminal.")
+    ] = None,
+    ascii: Annotated[bool, Parameter(negative="", help="Plain ASCII instead of box and braille characters.")] = False,
+) -> int:
+    """Train on three embedded hosts of different speed (simulated) on this machine: no Docker, no SSH daemon."""
+    from hetero_tui import demo as demo_command
+
+    without_screen = not (sys.stdin.isatty() and sys.stdout.isatty()) if headless is None else headless
+    return demo_command.run(without_screen=without_screen or json, as_json=json, ascii_only=ascii)
+
+
+@app.command
+def schema() -> int:
+    """Print the JSON schema of cluster.toml for editors."""
+    from remote.inventory import json_schema
+
+    print(json_schema())
+    return exit_codes.OK
+
+
+def _run(command: Coroutine[Any, Any, int]) -> int:
+    try:
+        return asyncio.run(command)
+    except KeyboardInterrupt:
+        return exit_codes.INTERRUPTED
+
+
+def main() -> None:
+    """Entry point of the ``hetero-tui`` command. Ends the process with one of ``exit_codes``."""
+    from remote.errors import RemoteError, UserError
+
+    try:
+        result = app(exit_on_error=False, print_error=True, result_action="return_value")
+    except CycloptsError:
+        sys.exit(exit_codes.USAGE)  # cyclopts has printed what is wrong and the nearest option
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(exit_codes.USAGE)
+    except RemoteError as error:
+        print(error, file=sys.stderr)
+        sys.exit(exit_codes.FAILED)
+    except KeyboardInterrupt:
+        sys.exit(exit_codes.INTERRUPTED)
+    except BrokenPipeError:
+        sys.exit(exit_codes.OK)  # the reader (head, less) had enough
+    sys.exit(result if isinstance(result, int) else exit_codes.OK)

@@ -1,0 +1,305 @@
+"""The real session: hosts, checklist, plan, launch, log streams and the run's folder. No Textual here."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+
+from remote.checks.catalogue import CATALOGUE
+from remote.launch import launch, stop_run
+from remote.stream import follow
+
+from hetero_tui.ingest import Ingest
+from hetero_tui.session import CheckInfo, ConfirmHostKey, HostStatus, LaunchProgress
+from hetero_tui.store import Store
+from hetero_tui.views import LogRecord
+from remote.checks.context import CheckContext
+from remote.checks.model import CheckProgress, CheckResult
+from remote.checks.network_report import PairMatrix
+from remote.checks.run import run_checks
+from remote.errors import ConnectError, RemoteError, UserError
+from remote.facts import Facts
+from remote.hosts import Hosts
+from remote.inventory import Inventory
+from remote.known_hosts import KnownHosts
+from remote.plan import LaunchPlan, make_plan
+from remote.run_dir import RunDir, new_run_id
+from remote.runtime import HostRunState, HostRuntime, State
+
+
+class ClusterSession:
+    """What the screens and the headless commands share. Satisfies ``SessionProtocol``."""
+
+    def __init__(
+        self,
+        inventory: Inventory,
+        *,
+        inventory_text: str = "",
+        experiments: Path,
+        known_hosts: KnownHosts | None = None,
+        same_machine: bool = False,
+    ) -> None:
+        """``same_machine`` says that several hosts on one machine are meant, as in the demo."""
+        self._inventory = inventory
+        self._inventory_text = inventory_text
+        self._experiments = experiments
+        self._hosts = Hosts(inventory, known_hosts=known_hosts)
+        self._context = CheckContext(
+            inventory,
+            runner=self._hosts.runner,
+            gather=self._hosts.gather,
+            engine=self._hosts.engine,
+            runs=self._hosts.runs,
+            same_machine=same_machine,
+        )
+        self._store = Store()
+        self._ingest = Ingest(self._store)
+        self._results: dict[tuple[str, str], CheckResult] = {}
+        self._plan: LaunchPlan | None = None
+        self._run_dir: RunDir | None = None
+        self._next_run_id = new_run_id(time.time)
+
+    @property
+    def inventory(self) -> Inventory:
+        return self._inventory
+
+    @property
+    def simulated(self) -> bool:
+        return any(host.simulated_samples_per_second is not None for host in self._inventory.hosts)
+
+    @property
+    def store(self) -> Store:
+        return self._store
+
+    @property
+    def run_id(self) -> str:
+        return self._run_dir.run_id if self._run_dir else ""
+
+    @property
+    def run_folder(self) -> Path | None:
+        """Where the run being watched is kept on this machine."""
+        return self._run_dir.path if self._run_dir else None
+
+    @property
+    def checks(self) -> tuple[CheckInfo, ...]:
+        return tuple(
+            CheckInfo(
+                id=check.id,
+                title=check.title,
+                severity=check.severity.value,
+                scope="cluster" if check.scope == "cluster" else "host",
+                needs=check.needs,
+            )
+            for check in CATALOGUE
+        )
+
+    @property
+    def results(self) -> tuple[CheckResult, ...]:
+        """The last result of each check on each host."""
+        return tuple(self._results.values())
+
+    @property
+    def matrix(self) -> PairMatrix | None:
+        """What the hosts could say to each other when the checklist last asked."""
+        return self._context.matrix
+
+    @property
+    def hosts(self) -> Mapping[str, HostStatus]:
+        return self._hosts.statuses
+
+    async def connect(self, confirm: ConfirmHostKey) -> None:
+        await self._hosts.connect(confirm)
+
+    async def run_checks(
+        self, only: frozenset[str] | None = None, hosts: frozenset[str] | None = None
+    ) -> AsyncIterator[CheckProgress]:
+        progress = run_checks(self._context, only, hosts)
+        try:
+            async for each in progress:
+                if isinstance(each, CheckResult):
+                    self._results[each.check_id, each.host] = each
+                yield each
+        finally:
+            await progress.aclose()
+
+    async def read_facts(self) -> Mapping[str, Facts]:
+        """Read every host's facts that have not been read yet.
+
+        Raises:
+            RemoteError: a host could not be asked.
+        """
+        names = [host.name for host in self._inventory.hosts]
+        return dict(zip(names, await asyncio.gather(*map(self._context.facts, names)), strict=True))
+
+    def plan(self) -> LaunchPlan:
+        return make_plan(self._inventory, self._context.known_facts, self._next_run_id)
+
+    async def launch(self, report: Callable[[LaunchProgress], None]) -> None:
+        plan = self.plan()
+        runtimes = await self._runtimes(plan)
+        run_dir = RunDir.create(self._experiments, plan.cluster, plan.run_id)
+        self._next_run_id = new_run_id(time.time)
+        run_dir.write_plan(plan)
+        run_dir.write_facts(self._context.known_facts)
+        run_dir.write_checks(self.results)
+        run_dir.write_inventory(self._inventory_text)
+        self._begin(plan, run_dir)
+
+        def noted(progress: LaunchProgress) -> None:
+            self._store.note_launch(progress.host, progress.phase)
+            report(progress)
+
+        await launch(plan, runtimes, noted)
+
+    def _begin(self, plan: LaunchPlan, run_dir: RunDir) -> None:
+        if self._run_dir is not None:
+            self._run_dir.close()
+        self._plan, self._run_dir = plan, run_dir
+        self._context.current_run = plan.run_id
+        self._store = Store()
+        self._ingest = Ingest(self._store)
+        for host in plan.hosts:
+            self._store.expect(host.host, {rank.rank: rank.device for rank in host.ranks})
+
+    async def _runtimes(self, plan: LaunchPlan) -> dict[str, HostRuntime]:
+        names = [host.host for host in plan.hosts]
+        return dict(zip(names, await asyncio.gather(*map(self._hosts.runtime, names)), strict=True))
+
+    async def find_runs(self) -> tuple[HostRunState, ...]:
+        """Return what this program started on the hosts that can be reached, newest run last."""
+        found = await asyncio.gather(*map(self._runs_quietly, (host.name for host in self._inventory.hosts)))
+        return tuple(sorted((run for runs in found for run in runs), key=lambda run: (run.run_id, run.host)))
+
+    async def _runs_quietly(self, name: str) -> tuple[HostRunState, ...]:
+        try:
+            return await self._hosts.runs(name)
+        except RemoteError as error:
+            self._store.note(f"cannot tell what runs there: {error.message}", "warning", host=name)
+            return ()
+
+    async def attach(self, run_id: str) -> None:
+        """Take over a run: its past from this machine's folder, what is missing from the hosts.
+
+        Raises:
+            RunDirError: the run was not started from this machine and no plan of it is stored here.
+        """
+        run_dir = RunDir.open(self._experiments, self._inventory.cluster.name, run_id)
+        self._begin(run_dir.read_plan(), run_dir)
+        for line in run_dir.lines():
+            self._ingest.feed_line(line.host, line.text, line.stream)
+
+    async def follow(self) -> None:
+        plan, run_dir = self._running()
+        positions = run_dir.positions()
+        await asyncio.gather(*(self._follow_host(host.host, positions.get(host.host, "")) for host in plan.hosts))
+
+    async def _follow_host(self, name: str, after: str) -> None:
+        _, run_dir = self._running()
+
+        def told(state: str, detail: str) -> None:
+            self._store.note(f"log stream {state}: {detail}" if detail else f"log stream {state}", "warning", host=name)
+
+        async for lines in follow(name, self.run_id, lambda: self._hosts.runtime(name), after=after, report=told):
+            run_dir.append(name, lines)
+            await self._ingest.feed(name, lines)
+
+    def _running(self) -> tuple[LaunchPlan, RunDir]:
+        if self._plan is None or self._run_dir is None:
+            raise UserError("no run is being watched", next_step="launch one, or attach to one")
+        return self._plan, self._run_dir
+
+    async def run_states(self) -> tuple[HostRunState, ...]:
+        """Return how each host's part of the run stands.
+
+        Raises:
+            RemoteError: a host could not be asked.
+        """
+        plan, _ = self._running()
+        runtimes = await self._runtimes(plan)
+        return tuple(await asyncio.gather(*(runtime.inspect(plan.run_id) for runtime in runtimes.values())))
+
+    async def control(self, message: Mapping[str, object], hosts: frozenset[str] | None = None) -> None:
+        plan, _ = self._running()
+        runtimes = await self._runtimes(plan)
+        chosen = [runtime for name, runtime in runtimes.items() if hosts is None or name in hosts]
+        await asyncio.gather(*(runtime.control(plan.run_id, message) for runtime in chosen))
+        self._store.note_control(message)
+
+    async def stop(self, report: Callable[[LaunchProgress], None]) -> None:
+        plan, _ = self._running()
+        await self.stop_run(plan.run_id, report)
+
+    async def stop_run(self, run_id: str, report: Callable[[LaunchProgress], None]) -> None:
+        """End one run on every host, whoever started it.
+
+        Raises:
+            RemoteError: some hosts could not be reached; running it again finishes the job.
+        """
+        runtimes: dict[str, HostRuntime] = {}
+        unreachable: dict[str, str] = {}
+        for host in self._inventory.hosts:
+            try:
+                runtimes[host.name] = await self._hosts.runtime(host.name)
+            except ConnectError as error:
+                unreachable[host.name] = error.message
+        stopped = await stop_run(run_id, runtimes, report)
+        unreachable.update(stopped.unreachable)
+        if unreachable:
+            named = "; ".join(f"{name}: {reason}" for name, reason in unreachable.items())
+            raise RemoteError(
+                f"run {run_id} may still be alive on {named}", next_step="run hetero-tui stop again once they answer"
+            )
+
+    def require_all_connected(self) -> None:
+        """Make sure that every host could be asked.
+
+        Raises:
+            ConnectError: some could not; the message names them all.
+        """
+        missing = [each for each in self.hosts.values() if each.phase != "connected"]
+        if missing:
+            named = "; ".join(f"{each.host} ({each.detail})" for each in missing)
+            raise ConnectError(f"could not ask {named}", next_step="see hetero-tui check")
+
+    async def log_lines(self, run_id: str, *, go_on: bool) -> AsyncIterator[LogRecord]:
+        """Yield the output of all ranks of a run from its beginning, merged as it arrives.
+
+        Args:
+            run_id: which run.
+            go_on: follow until the run has ended, instead of stopping at what there is now.
+        """
+        arrived: asyncio.Queue[LogRecord] = asyncio.Queue(maxsize=1000)
+        store = Store()
+        ingest = Ingest(store)
+
+        async def read(name: str) -> None:
+            runtime = await self._hosts.runtime(name)
+            if (await runtime.inspect(run_id)).state is State.MISSING:
+                return
+            async for lines in runtime.logs(run_id, follow=go_on):
+                for line in lines:
+                    before = store.log.next
+                    ingest.feed_line(name, line.text, line.stream)
+                    for number in range(before, store.log.next):
+                        await arrived.put(store.log[number])
+
+        readers = asyncio.gather(*(read(host.name) for host in self._inventory.hosts))
+        try:
+            while not (readers.done() and arrived.empty()):
+                waiting = asyncio.ensure_future(arrived.get())
+                await asyncio.wait((waiting, readers), return_when=asyncio.FIRST_COMPLETED)
+                if waiting.done():
+                    yield waiting.result()
+                else:
+                    waiting.cancel()
+            await readers
+        finally:
+            readers.cancel()
+
+    async def close(self) -> None:
+        if self._run_dir is not None:
+            self._run_dir.close()
+        await self._context.stop()
+        await self._hosts.close()

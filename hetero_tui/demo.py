@@ -1,0 +1,119 @@
+"""``hetero-tui demo``: the whole path on this machine, with three embedded SSH hosts and simulated speeds.
+
+Nothing of the path is left out: real SSH with keys made on the spot, the real checklist, the real launch, real ranks
+training a real model. Only the speeds are simulated, and every screen says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import socket
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib import resources
+from pathlib import Path
+from typing import Final
+
+from hetero_tui import exit_codes, headless
+from hetero_tui.cluster_session import ClusterSession
+from remote.embedded import EmbeddedCluster, EmbeddedHost, embedded_hosts
+from remote.errors import UserError
+from remote.inventory import Inventory, parse_inventory
+
+HEADLESS_EPOCHS: Final = 4
+"""Enough to see the loss fall and the shares settle; the file's own number of epochs is for looking at the screen."""
+
+
+def run(*, without_screen: bool, as_json: bool, ascii_only: bool) -> int:
+    """Run the demo and return its exit code.
+
+    Raises:
+        UserError: the trainer is not installed in this environment.
+    """
+    if importlib.util.find_spec("torch") is None:
+        raise UserError(
+            "the demo trains for real and needs torch in this environment",
+            next_step="pip install 'hetero-tui[trainer]', or `make demo` in a clone",
+        )
+    if without_screen:
+        return asyncio.run(_headless(as_json=as_json))
+    return asyncio.run(_on_screen(ascii_only=ascii_only))
+
+
+async def _headless(*, as_json: bool) -> int:
+    async with demo_session(epochs=HEADLESS_EPOCHS) as session:
+        await session.connect(headless.ask_host_key)
+        if not await headless.run_checklist(session):
+            return headless.refuse(session)
+        return await headless.launch_and_follow(session, as_json=as_json)
+
+
+async def _on_screen(*, ascii_only: bool) -> int:
+    from hetero_tui.app import HeteroApp
+
+    async with demo_session() as session:
+        app = HeteroApp(session, auto_launch=True, ascii_only=ascii_only)
+        await app.run_async()
+        return exit_codes.FAILED if app.return_code else exit_codes.OK
+
+
+@asynccontextmanager
+async def demo_session(*, epochs: int | None = None) -> AsyncIterator[ClusterSession]:
+    """Bring up the embedded hosts and a session on them; leaving ends the run and takes the hosts down."""
+    template = _template()
+    hosts = [EmbeddedHost(host.name) for host in template.hosts]
+    with tempfile.TemporaryDirectory(prefix="hetero-demo-") as folder:
+        async with embedded_hosts(hosts, folder=Path(folder)) as cluster:
+            session = ClusterSession(
+                _on_embedded_hosts(template, cluster, epochs), experiments=Path(folder) / "runs", same_machine=True
+            )
+            try:
+                yield session
+            finally:
+                if session.run_id:
+                    await session.stop(lambda _progress: None)
+                await session.close()
+
+
+def config_text(name: str) -> str:
+    """Return one of the files under ``configs/``, from the wheel or from the source tree."""
+    packaged = resources.files("hetero_tui") / "configs" / name
+    if packaged.is_file():
+        return packaged.read_text("utf-8")
+    return (Path(__file__).parent.parent / "configs" / name).read_text("utf-8")
+
+
+def _template() -> Inventory:
+    return parse_inventory(config_text("demo.toml"), "demo.toml")
+
+
+def _on_embedded_hosts(template: Inventory, cluster: EmbeddedCluster, epochs: int | None) -> Inventory:
+    """Return the template with the addresses, ports and keys that were made on the spot."""
+    hosts = tuple(
+        host.model_copy(
+            update={
+                **cluster[host.name]
+                .inventory_host()
+                .model_dump(include={"address", "port", "user", "identity_file", "host_key", "runtime"}),
+                "python": sys.executable,
+            }
+        )
+        for host in template.hosts
+    )
+    training = template.training if epochs is None else template.training.model_copy(update={"epochs": epochs})
+    return template.model_copy(
+        update={
+            "hosts": hosts,
+            "training": training,
+            "cluster": template.cluster.model_copy(update={"port": _free_port()}),
+        }
+    )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,215 @@
+"""The commands without a screen: the same session as the app, results on standard output, progress on standard error."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from hetero_tui import exit_codes, report
+from hetero_tui.cluster_session import ClusterSession
+from hetero_tui.session import LaunchProgress
+from remote.checks.model import CheckResult, Verdict
+from remote.checks.run import summarize
+from remote.errors import HostKeyUnknown, UserError
+from remote.inventory import load_inventory
+from remote.plan import plan_to_json, render_plan
+from remote.runtime import State
+
+
+async def check(cluster: Path, *, as_json: bool) -> int:
+    """Run the checklist and print it."""
+    async with _session(cluster) as session:
+        return await _check(session, as_json=as_json)
+
+
+async def _check(session: ClusterSession, *, as_json: bool) -> int:
+    passed = await run_checklist(session)
+    if as_json:
+        _print_json(
+            report.checks_document(
+                session.inventory.cluster.name, session.hosts.values(), session.results, session.checks
+            )
+        )
+    else:
+        print(_checklist(session))
+    return exit_codes.OK if passed else exit_codes.FAILED
+
+
+async def run_checklist(session: ClusterSession) -> bool:
+    """Run all checks with progress on standard error and say whether nothing stands in the way of a launch."""
+    async for progress in session.run_checks():
+        if isinstance(progress, CheckResult) and progress.finding.verdict in (Verdict.FAIL, Verdict.UNKNOWN):
+            _say(f"{report.MARKS[progress.finding.verdict]} {progress.host or 'cluster'}: {progress.finding.reason}")
+    return summarize(session.results).exit_code == 0
+
+
+def _checklist(session: ClusterSession) -> str:
+    return report.checklist_text([host.name for host in session.inventory.hosts], session.results, session.checks)
+
+
+async def plan(cluster: Path, *, as_json: bool) -> int:
+    """Read the facts and print the launch plan."""
+    async with _session(cluster) as session:
+        await session.read_facts()
+        launch_plan = session.plan()
+        if as_json:
+            _print_json({"schema": report.SCHEMA, "plan": plan_to_json(launch_plan)})
+        else:
+            print(render_plan(launch_plan))
+        return exit_codes.OK
+
+
+async def up(cluster: Path, *, as_json: bool, detach: bool, skip_checks: bool, experiments: Path) -> int:
+    """Check, launch, follow to the end and print the result."""
+    async with _session(cluster, experiments) as session:
+        if skip_checks:
+            await session.read_facts()
+        elif not await run_checklist(session):
+            return refuse(session)
+        return await launch_and_follow(session, as_json=as_json, detach=detach)
+
+
+def refuse(session: ClusterSession) -> int:
+    """Say why nothing is launched."""
+    _say(_checklist(session))
+    _say("Nothing was started. Mend what is marked ✖, or launch anyway with `hetero-tui up --skip-checks`.")
+    return exit_codes.FAILED
+
+
+async def launch_and_follow(session: ClusterSession, *, as_json: bool, detach: bool = False) -> int:
+    """Launch the session's plan. Interrupted, it stops the run; detached, it returns once training has started."""
+    try:
+        await session.launch(say_progress)
+        _say(f"run {session.run_id} · kept in {session.run_folder}")
+        if detach:
+            if as_json:
+                _print_json({"schema": report.SCHEMA, "run": session.run_id})
+            return exit_codes.OK
+        return await follow(session, as_json=as_json)
+    except asyncio.CancelledError:
+        if session.run_id:
+            _say(f"interrupted: stopping run {session.run_id} on every host")
+            await session.stop(say_progress)
+        raise
+
+
+async def follow(session: ClusterSession, *, as_json: bool) -> int:
+    """Follow the run to its end with a progress line a few times a second, and print the result."""
+    async with asyncio.TaskGroup() as tasks:
+        ticker = tasks.create_task(_tick(session))
+        await session.follow()
+        ticker.cancel()
+    states = await session.run_states()
+    document = report.result_document(
+        session.run_id, session.store, states, simulated=session.simulated, folder=str(session.run_folder or "")
+    )
+    if as_json:
+        _print_json(document)
+    else:
+        print(report.result_text(document))
+    return exit_codes.OK if document["state"] == "finished" else exit_codes.FAILED
+
+
+async def _tick(session: ClusterSession) -> None:
+    last = ""
+    while True:
+        await asyncio.sleep(2.0)
+        line = report.progress_line(session.store)
+        if line != last:
+            _say(line)
+            last = line
+
+
+async def watch(cluster: Path, *, run: str, as_json: bool, experiments: Path) -> int:
+    """Reattach to a run."""
+    async with _session(cluster, experiments) as session:
+        await session.attach(run or await _newest(session))
+        _say(f"attached to run {session.run_id}")
+        return await follow(session, as_json=as_json)
+
+
+async def status(cluster: Path, *, as_json: bool) -> int:
+    """Print what runs on the hosts."""
+    async with _session(cluster) as session:
+        runs = await session.find_runs()
+        if as_json:
+            _print_json(report.status_document(session.hosts.values(), runs))
+        else:
+            print(report.status_text(session.hosts.values(), runs))
+        unreachable = any(each.phase != "connected" for each in session.hosts.values())
+        return exit_codes.FAILED if unreachable else exit_codes.OK
+
+
+async def logs(cluster: Path, *, run: str, rank: int | None, follow: bool) -> int:
+    """Print the output of all ranks."""
+    async with _session(cluster) as session:
+        run_id = run or await _newest(session)
+        async for line in session.log_lines(run_id, go_on=follow):
+            if rank is None or line.rank == rank:
+                print(report.log_text(line), flush=follow)
+        return exit_codes.OK
+
+
+async def stop(cluster: Path, *, run: str, as_json: bool) -> int:
+    """End one run everywhere."""
+    async with _session(cluster) as session:
+        found = await session.find_runs()
+        run_id = run or (found[-1].run_id if found else "")
+        if run_id:
+            await session.stop_run(run_id, say_progress)
+        else:
+            session.require_all_connected()
+        if as_json:
+            _print_json({"schema": report.SCHEMA, "stopped": [run_id] if run_id else []})
+        elif run_id:
+            print(f"run {run_id} is stopped; nothing of it is left on {', '.join(session.hosts)}")
+        else:
+            print("nothing runs on these hosts")
+        return exit_codes.OK
+
+
+async def _newest(session: ClusterSession) -> str:
+    found = await session.find_runs()
+    alive = [run for run in found if run.state is State.RUNNING]
+    if not found:
+        raise UserError("no run was found on these hosts", next_step="start one with hetero-tui up")
+    return (alive or list(found))[-1].run_id
+
+
+@asynccontextmanager
+async def _session(cluster: Path, experiments: Path = Path("experiments")) -> AsyncIterator[ClusterSession]:
+    inventory = load_inventory(cluster)
+    session = ClusterSession(inventory, inventory_text=cluster.read_text("utf-8"), experiments=experiments)
+    try:
+        await session.connect(ask_host_key)
+        yield session
+    finally:
+        await session.close()
+
+
+async def ask_host_key(unknown: HostKeyUnknown) -> bool:
+    """Show the fingerprint and ask. Without a terminal the answer is no, and the checklist says what to do."""
+    _say(str(unknown))
+    if not sys.stdin.isatty():
+        return False
+    answer = await asyncio.to_thread(input, "Trust this key from now on? [yes/no] ")
+    return answer.strip().lower() == "yes"
+
+
+def say_progress(progress: LaunchProgress) -> None:
+    """Tell on standard error what a host is doing."""
+    detail = f": {progress.detail}" if progress.detail else ""
+    _say(f"{progress.host} {progress.phase}{detail}")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _print_json(document: Any) -> None:
+    print(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))

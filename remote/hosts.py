@@ -1,0 +1,226 @@
+"""All hosts of an inventory with their one connection each, the engine behind it and the runtime on top of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from remote.docker_runtime import DockerRuntime
+from remote.engine import Engine
+from remote.errors import ConnectError, EngineError, HostKeyUnknown, RemoteError
+from remote.facts import Facts, gather_facts
+from remote.inventory import Host, Inventory
+from remote.known_hosts import KnownHosts, accept_host_key
+from remote.local import LocalRunner
+from remote.process_runtime import ProcessRuntime
+from remote.progress import ConfirmHostKey, HostStatus
+from remote.runner import Runner
+from remote.runtime import HostRunState, HostRuntime
+from remote.ssh import SshRunner, connect
+from remote.ssh_login import JumpConnections
+
+LOOPBACK: Final = "127.0.0.1"
+
+
+@dataclass(slots=True)
+class _Link:
+    host: Host
+    status: HostStatus
+    runner: Runner | None = None
+    engine: Engine | None = None
+    runtime: HostRuntime | None = None
+    facts: Facts | None = None
+    error: ConnectError | None = None
+    busy: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class Hosts:
+    """Connections are made once, shared by everything, and made again when they were lost."""
+
+    def __init__(self, inventory: Inventory, *, known_hosts: KnownHosts | None = None) -> None:
+        """``known_hosts`` names the files that vouch for host keys; OpenSSH's usual ones when left out."""
+        self.inventory = inventory
+        self._known_hosts = known_hosts or KnownHosts()
+        self._jumps = JumpConnections(self._known_hosts, 10.0, None)
+        self._asking = asyncio.Lock()
+        self._links = {host.name: _Link(host, HostStatus(host.name, "waiting")) for host in inventory.hosts}
+
+    @property
+    def statuses(self) -> Mapping[str, HostStatus]:
+        """How this program stands with each host."""
+        for link in self._links.values():
+            if link.status.phase == "connected" and isinstance(link.runner, SshRunner) and not link.runner.is_connected:
+                link.status = HostStatus(link.host.name, "lost", "the connection was lost")
+        return {name: link.status for name, link in self._links.items()}
+
+    async def connect(self, confirm: ConfirmHostKey) -> None:
+        """Connect to every host in parallel. A host that fails keeps its reason in ``statuses``.
+
+        Args:
+            confirm: is asked, one host at a time, whether an unknown host key may be trusted from now on.
+        """
+        await asyncio.gather(*(self._connect_quietly(name, confirm) for name in self._links))
+
+    async def _connect_quietly(self, name: str, confirm: ConfirmHostKey) -> None:
+        try:
+            await self.connected(name, confirm)
+        except ConnectError:
+            return  # kept in the link's status and error, where the checklist reads it
+
+    async def connected(self, name: str, confirm: ConfirmHostKey | None = None) -> Runner:
+        """Return the host's connection, made again if it was lost.
+
+        Raises:
+            ConnectError: there is none, and why.
+        """
+        link = self._links[name]
+        async with link.busy:
+            if link.runner is not None and _alive(link.runner):
+                return link.runner
+            await self._forget_connection(link)
+            link.status = HostStatus(name, "connecting")
+            try:
+                link.runner = await self._open(link.host, confirm)
+            except ConnectError as error:
+                link.error = error
+                link.status = HostStatus(name, "failed", error.message)
+                raise
+            link.error = None
+            link.status = HostStatus(name, "connected")
+            return link.runner
+
+    async def _open(self, host: Host, confirm: ConfirmHostKey | None) -> Runner:
+        if host.is_local:
+            return LocalRunner(host.name)
+        try:
+            return await connect(host, known_hosts=self._known_hosts, jump_connections=self._jumps)
+        except HostKeyUnknown as unknown:
+            if confirm is None:
+                raise
+            async with self._asking:
+                accepted = await confirm(unknown)
+            if not accepted:
+                raise
+            accept_host_key(unknown, self._known_hosts)
+        return await connect(host, known_hosts=self._known_hosts, jump_connections=self._jumps)
+
+    def runner(self, name: str) -> Runner:
+        """Return the open connection.
+
+        Raises:
+            ConnectError: there is none, and why.
+        """
+        link = self._links[name]
+        if link.runner is not None:
+            return link.runner
+        raise link.error or ConnectError("not connected yet", host=name)
+
+    async def gather(self, name: str) -> Facts:
+        """Read the host's facts afresh.
+
+        Raises:
+            RemoteError: the host could not be asked.
+        """
+        runner = await self.connected(name)
+        address = await self._master_address()
+        facts = await gather_facts(runner, master_address=address, port=self.inventory.cluster.port)
+        self._links[name].facts = facts
+        return facts
+
+    async def _master_address(self) -> str:
+        """Return the IP address the routes to the master are looked up with.
+
+        The connections that are open already tell it: the far end of the master's, or, when this machine is the
+        master, the near end of a worker's.
+        """
+        cluster, master = self.inventory.cluster, self.inventory.master
+        if cluster.master_address or master.train_address:
+            return cluster.master_address or master.train_address
+        if master.is_local:
+            near = [link.runner.near_address for link in self._links.values() if isinstance(link.runner, SshRunner)]
+            return next((address for address in near if address), LOOPBACK)
+        runner = await self.connected(master.name)
+        return runner.far_address if isinstance(runner, SshRunner) else LOOPBACK
+
+    async def engine(self, name: str) -> Engine:
+        """Return the host's Docker Engine.
+
+        Raises:
+            EngineError: there is no usable engine.
+            ConnectError: the host cannot be reached.
+        """
+        runner = await self.connected(name)
+        link = self._links[name]
+        async with link.busy:
+            if link.engine is None:
+                facts = link.facts
+                socket = link.host.docker_socket or (facts.engine_socket if facts else "")
+                if not socket and facts is None:
+                    raise EngineError("its facts have not been read yet", host=name)
+                if not socket:
+                    raise EngineError(_no_socket(facts), host=name, next_step=_socket_fix(facts))
+                link.engine = await Engine.open(runner, socket)
+            return link.engine
+
+    async def runtime(self, name: str) -> HostRuntime:
+        """Return what runs this host's part of a plan, over a live connection.
+
+        Raises:
+            EngineError: there is no usable engine.
+            ConnectError: the host cannot be reached.
+        """
+        runner = await self.connected(name)
+        link = self._links[name]
+        if link.runtime is not None:
+            return link.runtime
+        if link.host.runtime == "process":
+            link.runtime = ProcessRuntime(name, runner, link.host.python)
+            return link.runtime
+        if link.facts is None:
+            await self.gather(name)
+        link.runtime = DockerRuntime(name, await self.engine(name))
+        return link.runtime
+
+    async def runs(self, name: str) -> tuple[HostRunState, ...]:
+        """Return what this program started on the host for this cluster and has not removed.
+
+        Raises:
+            RemoteError: the host could not be asked.
+        """
+        return await (await self.runtime(name)).runs(self.inventory.cluster.name)
+
+    async def close(self) -> None:
+        """Close every connection."""
+        for link in self._links.values():
+            await self._forget_connection(link)
+        await self._jumps.close()
+
+    async def _forget_connection(self, link: _Link) -> None:
+        engine, runner = link.engine, link.runner
+        link.engine = link.runtime = link.runner = None
+        for each in (engine, runner):
+            if each is None:
+                continue
+            try:
+                await each.close()
+            except (RemoteError, OSError):
+                continue  # it was lost: closing what is gone has nothing left to do
+
+
+def _alive(runner: Runner) -> bool:
+    return not isinstance(runner, SshRunner) or runner.is_connected
+
+
+def _no_socket(facts: Facts | None) -> str:
+    denied = [each.path for each in facts.engine_sockets] if facts else []
+    if denied:
+        return f"the Docker Engine's socket {denied[0]} is there, but {facts.user if facts else 'you'} may not use it"
+    return "no Docker Engine socket was found"
+
+
+def _socket_fix(facts: Facts | None) -> str:
+    if facts and facts.engine_sockets:
+        return f"sudo usermod -aG docker {facts.user}, then log in again"
+    return 'install and start Docker there, name its socket with docker_socket, or use runtime = "process"'
