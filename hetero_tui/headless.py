@@ -1,4 +1,4 @@
-"""The commands without a screen: the same session as the app, results on standard output, progress on standard error."""
+"""Commands without a screen: the app's session, results on standard output, progress on standard error."""
 
 from __future__ import annotations
 

@@ -1,0 +1,86 @@
+"""A program on a pseudo-terminal of a given size, and what it has painted so far."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import select
+import signal
+import struct
+import subprocess
+import termios
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+_ESCAPES: Final = re.compile(rb"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[ -/]*[0-~]")
+
+
+class Terminal:
+    """Runs one program; leaving the context ends it with everything it started."""
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        columns: int = 120,
+        rows: int = 35,
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        """``env`` is added to this process's environment."""
+        self._master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        self.started = time.perf_counter()
+        self.process = subprocess.Popen(
+            command,
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            cwd=cwd,
+            env={**os.environ, "TERM": "xterm-256color", **(env or {})},
+            start_new_session=True,
+        )
+        os.close(slave)
+        self._painted = bytearray()
+
+    def wait_for(self, pattern: str, timeout: float) -> float:
+        """Return the seconds from the program's start until ``pattern`` was painted.
+
+        Raises:
+            TimeoutError: it was not within ``timeout`` seconds, or the program ended before; says what was painted.
+        """
+        wanted = re.compile(pattern.encode())
+        deadline = self.started + timeout
+        while (left := deadline - time.perf_counter()) > 0:
+            if not select.select([self._master], [], [], left)[0]:
+                break
+            try:
+                self._painted += os.read(self._master, 1 << 16)
+            except OSError:  # the program closed its end of the terminal
+                break
+            if wanted.search(_ESCAPES.sub(b"", bytes(self._painted))):
+                return time.perf_counter() - self.started
+        shown = _ESCAPES.sub(b"", bytes(self._painted)).decode(errors="replace")[-800:]
+        raise TimeoutError(f"{pattern!r} was not painted within {timeout:.0f} s; last: {shown}")
+
+    def send(self, keys: bytes) -> None:
+        """Type."""
+        os.write(self._master, keys)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._master)  # hang-up, as when a terminal window is closed
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
