@@ -27,7 +27,7 @@ class TimeModel(Protocol):
     """How long one rank needs for its part of a step, up to the first collective."""
 
     def seconds(self, samples: int) -> float:
-        """Seconds for ``samples`` samples; never falls when ``samples`` rises, and is 0 for 0."""
+        """Seconds for ``samples`` samples: never falls when ``samples`` rises, 0 for 0, infinite where impossible."""
         ...
 
     def capacity(self, seconds: float) -> int:
@@ -286,7 +286,8 @@ def solve_shares(tables: Sequence[TimeModel], global_batch: int, minimum: int = 
         minimum: Samples every rank gets whatever it costs.
 
     Raises:
-        PlanError: no ranks, a negative number, or a minimum that exceeds the global batch.
+        PlanError: no ranks, a negative number, a minimum that exceeds the global batch, or ranks that cannot
+            compute the global batch in any time.
     """
     ranks = len(tables)
     _check(ranks, global_batch, minimum)
@@ -297,7 +298,9 @@ def solve_shares(tables: Sequence[TimeModel], global_batch: int, minimum: int = 
     waiting = [(table.seconds(share + 1), rank) for rank, (table, share) in enumerate(zip(tables, shares, strict=True))]
     heapq.heapify(waiting)
     for _ in range(missing):
-        rank = waiting[0][1]
+        finished, rank = waiting[0]
+        if math.isinf(finished):
+            raise _too_much(global_batch)
         shares[rank] += 1
         heapq.heapreplace(waiting, (tables[rank].seconds(shares[rank] + 1), rank))
     return tuple(shares)
@@ -339,6 +342,8 @@ def _level(tables: Sequence[TimeModel], global_batch: int, minimum: int) -> tupl
     # Stairs keep aimed guesses from converging: take the next stair, or halve the bracket where there are many.
     while True:
         stair = min(table.seconds(share + 1) for table, share in zip(tables, below, strict=True)) * (1 + ROUNDING)
+        if math.isinf(stair):
+            raise _too_much(global_batch)
         shares, missing = at(stair)
         if missing < 0:
             return below, shares
@@ -355,6 +360,10 @@ def _level(tables: Sequence[TimeModel], global_batch: int, minimum: int) -> tupl
             return below, shares
         else:
             high = middle
+
+
+def _too_much(global_batch: int) -> PlanError:
+    return PlanError(f"the ranks together cannot compute {global_batch} samples in one step")
 
 
 def _fill_plateau(shares: list[int], upper: Sequence[int], missing: int) -> tuple[int, ...]:
