@@ -1,0 +1,113 @@
+"""The wires between the rig's hosts: a bridge in a network namespace of its own, and a free /24."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import subprocess
+
+from tests.rig.machine import call, hold_namespaces, wait_ready
+from tests.rig.places import RigError
+
+MASTER_SUFFIX = 254
+_SUBNETS = tuple(ipaddress.IPv4Network(f"10.77.{third}.0/24") for third in range(256))
+
+
+def _taken() -> list[ipaddress.IPv4Network]:
+    """Return what this machine has routes to, the default route apart."""
+    routes = json.loads(call("ip", "-4", "-json", "route", "show", "table", "all").stdout or "[]")
+    found = []
+    for route in routes:
+        target = str(route.get("dst", "default"))
+        if target != "default":
+            found.append(ipaddress.IPv4Network(target, strict=False))
+    return found
+
+
+class Switch:
+    """A bridge the hosts are plugged into. In its own namespace, where no firewall of the machine filters bridged frames."""
+
+    def __init__(self, rig_id: str) -> None:
+        self._rig_id = rig_id
+        self._holder: subprocess.Popen[bytes] | None = None
+        self.subnet = _SUBNETS[0]
+        self.leg = ""
+        """The rig's only interface in the machine's own network namespace."""
+
+    @property
+    def master_address(self) -> str:
+        """Address of the machine the tests run on, as the hosts see it."""
+        return str(self.subnet[MASTER_SUFFIX])
+
+    def address(self, number: int) -> str:
+        """Return the address of host ``number``, counted from 1."""
+        return str(self.subnet[number])
+
+    def up(self) -> None:
+        """Make the bridge and the master's leg on the first subnet nobody uses.
+
+        Raises:
+            RigError: no subnet is free, or the kernel refused.
+        """
+        script = "ip link add br0 type bridge && ip link set br0 up && echo ready && exec sleep infinity"
+        self._holder = hold_namespaces(self._rig_id, "--net", "--", "sh", "-c", script)
+        wait_ready(self._holder, "the switch")
+        taken = _taken()
+        for subnet in _SUBNETS:
+            if any(subnet.overlaps(other) for other in taken):
+                continue
+            leg = f"htrig{str(subnet[0]).split('.')[2]}"
+            pair = ("ip", "link", "add", leg, "type", "veth", "peer", "name", "uplink", "netns", str(self._holder.pid))
+            made = call(*pair, check=False)  # the name is the reservation: two rigs cannot both make it
+            if made.returncode != 0 and "exists" in made.stderr:
+                continue
+            if made.returncode != 0:
+                raise RigError(f"`{' '.join(pair)}` said: {made.stderr.strip()}")
+            self.subnet, self.leg = subnet, leg
+            break
+        else:
+            raise RigError("no free network in 10.77.0.0/16: this machine has routes to all of it")
+        self._plug("uplink")
+        call("ip", "address", "add", f"{self.master_address}/24", "dev", self.leg)
+        call("ip", "link", "set", self.leg, "up")
+
+    def connect(self, number: int, pid: int) -> None:
+        """Lay a cable from port ``number`` to ``eth0`` of the namespace of process ``pid``, with the host's address."""
+        port = self._port(number)
+        # A cable of a host that lost its power may not have been collected yet.
+        self._inside("ip", "link", "delete", port, check=False)
+        # A machine keeps its hardware address when it restarts, and its neighbours rely on that.
+        mac = f"02:00:{self.subnet[number].packed.hex(':')}"
+        peer = ("peer", "name", "eth0", "address", mac, "netns", str(pid))
+        self._inside("ip", "link", "add", port, "type", "veth", *peer)
+        self._plug(port)
+        enter = ("nsenter", f"--target={pid}", "--net", "--")
+        call(*enter, "ip", "address", "add", f"{self.address(number)}/24", "dev", "eth0")
+        call(*enter, "ip", "link", "set", "eth0", "up")
+
+    def cable(self, number: int, *, plugged: bool) -> None:
+        """Pull or plug the cable of host ``number`` at the switch."""
+        self._inside("ip", "link", "set", self._port(number), "up" if plugged else "down")
+
+    def down(self) -> None:
+        """Remove everything."""
+        if self.leg:
+            call("ip", "link", "delete", self.leg, check=False)
+            self.leg = ""
+        if self._holder is not None:
+            self._holder.kill()
+            self._holder.wait(timeout=10)
+            if self._holder.stdout is not None:
+                self._holder.stdout.close()
+            self._holder = None
+
+    def _port(self, number: int) -> str:
+        return f"port{number}"
+
+    def _plug(self, port: str) -> None:
+        self._inside("ip", "link", "set", "dev", port, "master", "br0", "up")
+
+    def _inside(self, *argv: str, check: bool = True) -> None:
+        if self._holder is None:
+            raise RigError("the switch is off")
+        call("nsenter", f"--target={self._holder.pid}", "--net", "--", *argv, check=check)

@@ -1,0 +1,157 @@
+"""The rig itself: hosts that are machines of their own, and nothing left of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.rig import leftovers
+from tests.rig.hosts import Rig
+from tests.rig.machine import LOGIN_USER, call, wait_for
+from tests.rig.places import REPOSITORY, RigError, cache_folder
+
+pytestmark = pytest.mark.rig
+
+
+def _interfaces() -> set[str]:
+    return {str(link["ifname"]) for link in json.loads(call("ip", "-json", "link").stdout)}
+
+
+@pytest.mark.parametrize("user", ["root", LOGIN_USER])
+def test_every_host_answers_over_ssh_and_so_does_its_engine(rig: Rig, user: str) -> None:
+    engines = set()
+    for host in rig.hosts:
+        said = rig.ssh(
+            host.name, "hostname; id -un; docker info --format '{{.ID}} {{.Driver}} {{.DockerRootDir}}'", user=user
+        )
+        hostname, account, engine = said.stdout.splitlines()
+        identity, driver, root = engine.split()
+        assert (hostname, account, driver, root) == (host.name, user, "overlay2", "/var/lib/docker")
+        engines.add(identity)
+    assert len(engines) == 3
+
+
+def test_hosts_differ_where_machines_differ_and_reach_each_other_only(rig: Rig) -> None:
+    identities = set()
+    for host in rig.hosts:
+        identities.add(rig.ssh(host.name, "cat /etc/machine-id").stdout)
+        assert set(rig.ssh(host.name, "ls /sys/class/net").stdout.split()) == {"lo", "eth0"}
+        for peer in rig.hosts:
+            assert rig.ssh(host.name, f"exec 3<>/dev/tcp/{peer.address}/22 && head -c 4 <&3").stdout == "SSH-"
+        assert rig.ssh(host.name, "ip route show default").stdout == ""
+    assert len(identities) == 3
+    assert len({host.fingerprint for host in rig.hosts}) == 3
+
+
+def test_an_image_is_there_without_being_loaded_and_can_be_removed(rig: Rig) -> None:
+    first, second = rig.hosts[0], rig.hosts[1]
+    script = "import trainer, torch; print(trainer.__file__, torch.__version__)"
+    said = first.docker("run", "--rm", "--network=host", rig.image, "python3", "-c", script)
+    assert said.startswith("/opt/hetero/trainer/__init__.py 2.13.0")
+    assert (
+        first.docker(
+            "run", "--rm", "--network=host", rig.image, "sh", "-c", "id -un; touch /hetero/control/a /hetero/out/a"
+        )
+        == "trainer"
+    )
+    second.docker("tag", rig.image, "other:1")
+    second.docker("rmi", "other:1")
+    assert second.docker("images", "--quiet") == first.docker("images", "--quiet") != ""
+
+
+def test_faults_can_be_made_and_taken_back(rig: Rig) -> None:
+    target, other = rig.hosts[1], rig.hosts[0]
+    knock = f"timeout 2 bash -c 'exec 3<>/dev/tcp/{target.address}/22'"
+
+    target.iptables("-A", "INPUT", "-p", "tcp", "--dport", "22", "-s", other.address, "-j", "REJECT")
+    assert other.run("sh", "-c", knock, check=False).returncode == 1
+    target.iptables("-F", "INPUT")
+    assert other.run("sh", "-c", knock).returncode == 0
+
+    target.link_down()
+    assert other.run("sh", "-c", knock, check=False).returncode == 124
+    target.link_up()
+    wait_for(lambda: other.run("sh", "-c", knock, check=False).returncode == 0, "the link coming back", timeout=10)
+
+    target.tbf("8mbit")
+    start = time.monotonic()
+    rig.ssh(target.name, "head -c 1000000 /dev/zero")
+    assert time.monotonic() - start > 0.8
+    target.tbf("")
+
+    target.docker("run", "--detach", "--name=sleeper", "--network=host", rig.image, "sleep", "60")
+    target.set_cpu_quota("sleeper", 0.5)
+    assert target.docker("inspect", "--format={{.HostConfig.NanoCpus}}", "sleeper") == "500000000"
+
+    target.kill_engine()
+    assert not target.engine_answers()
+    target.start_engine()
+    target.wait_engine()
+
+    target.restart()
+    assert target.docker("ps", "--all", "--format={{.Names}} {{.State}}") == "sleeper exited"
+    assert rig.ssh(target.name, "hostname").stdout == f"{target.name}\n"
+
+
+def test_nothing_is_left_of_a_rig(rig_cache: Path) -> None:
+    interfaces = _interfaces()
+    with Rig(hosts=1) as rig:
+        name, folder = rig.id, rig.folder
+        assert rig.switch.leg in _interfaces()
+        assert leftovers.processes(name)
+        assert folder.exists()
+    assert leftovers.processes(name) == []
+    assert leftovers.cgroups(name) == []
+    assert name not in Path("/proc/self/mountinfo").read_text()
+    assert _interfaces() == interfaces
+    assert not folder.exists()
+
+
+def test_two_rigs_at_once_have_networks_of_their_own(rig: Rig) -> None:
+    with Rig(hosts=1) as other:
+        assert other.hosts[0].address != rig.hosts[0].address
+        assert other.ssh("h1", "hostname").stdout == "h1\n"
+        with pytest.raises(RigError, match="timed out|unreachable"):
+            call(*rig.hosts[1].enter("ssh", "-o", "ConnectTimeout=1", other.hosts[0].address, "true"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
+def test_an_interrupted_rig_is_gone_at_once_or_swept_by_the_next(rig_cache: Path, number: signal.Signals) -> None:
+    script = textwrap.dedent("""
+        from tests.rig.hosts import Rig
+        with Rig(hosts=1) as rig:
+            print(rig.id, flush=True)
+            input()
+    """)
+    interfaces = _interfaces()
+    owner = subprocess.Popen(
+        [sys.executable, "-c", script],
+        cwd=REPOSITORY,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+    )
+    with owner:
+        assert owner.stdout is not None
+        name = owner.stdout.readline().strip()
+        assert leftovers.processes(name)
+        owner.send_signal(number)
+        assert owner.wait(timeout=20) == -number
+    folder = cache_folder() / "rigs" / name
+    if number != signal.SIGKILL:
+        assert not folder.exists()
+    wait_for(lambda: leftovers.processes(name) == [], f"end of the processes of {name}", timeout=5)
+    leftovers.sweep(folder.parent)
+    assert not folder.exists()
+    assert leftovers.cgroups(name) == []
+    wait_for(lambda: _interfaces() == interfaces, "end of the rig's interface", timeout=5)
