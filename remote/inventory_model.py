@@ -96,14 +96,16 @@ class Training(Model):
     """Makes weights, data order and synthetic data repeatable."""
     policy: Policy = "dynamic"
     """How the global batch is shared out."""
-    communication: Literal["auto", "exact", "bf16", "fp16", "powersgd", "local_sgd", "diloco"] = "exact"
+    communication: Literal["auto", "exact", "bf16", "fp16", "powersgd", "local_sgd"] = "exact"
     """How gradients travel: ``exact``, or compressed or less often for slow links."""
     elastic: bool = True
     """Go on when a rank is lost."""
     data_dir: str = ""
     """Folder with the data set on every host."""
     checkpoint_dir: str = ""
-    """Folder on every host for checkpoints; a folder of this program in the user's home when left out."""
+    """Folder on every host for checkpoints; they go with the container, or the run's folder, when left out."""
+    resume: bool = False
+    """Go on from the newest good checkpoint in ``checkpoint_dir``."""
     checkpoint_every: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
     """Optimizer steps between checkpoints; 0 writes one at the end only."""
     env: dict[str, str] = Field(default_factory=dict)

@@ -201,6 +201,11 @@ def _folders(parts: Parts) -> Iterator[Mistake]:
             yield Mistake(("training", key), f"{shown(folder)} is relative; begin it with / or ~/")
 
 
+def _resume(parts: Parts) -> Iterator[Mistake]:
+    if parts.training is not None and parts.training.resume and not parts.training.checkpoint_dir:
+        yield Mistake(("training", "resume"), "needs checkpoint_dir, the folder on every host with the checkpoints")
+
+
 def _network(parts: Parts) -> Iterator[Mistake]:
     if parts.network is None:
         return
@@ -359,6 +364,7 @@ _RULES: Final[tuple[Callable[[Parts], Iterator[Mistake]], ...]] = (
     _nccl,
     _what_is_trained,
     _folders,
+    _resume,
     _network,
     _addresses,
     _ssh,

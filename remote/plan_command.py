@@ -1,0 +1,37 @@
+"""The agent's command line: ``python3 -m trainer …`` with every option of the run."""
+
+from __future__ import annotations
+
+from remote.inventory_model import Training
+
+
+def trainer_command(training: Training, *, python: str, data_folder: str, script: str) -> tuple[str, ...]:
+    """Return the command line of the agent; the same on every host except for the two paths.
+
+    Args:
+        training: what is trained.
+        python: interpreter on the host or in the image.
+        script: the script's path as the agent sees it; empty for a built-in workload.
+        data_folder: where the agent sees the data set; empty when there is none.
+    """
+    what: tuple[str, ...] = ()
+    if training.workload is not None:
+        what = ("--workload", training.workload, "--dataset", training.chosen_dataset or "")
+        if training.samples is not None:
+            what += ("--samples", str(training.samples))
+    how = (
+        *("--global-batch", str(training.global_batch)),
+        *("--epochs", str(training.epochs)),
+        *("--learning-rate", repr(training.learning_rate)),
+        *("--seed", str(training.seed)),
+        *("--policy", training.policy),
+        *("--communication", training.communication),
+        "--elastic" if training.elastic else "--no-elastic",
+        *("--checkpoint-every", str(training.checkpoint_every)),
+    )
+    if training.resume:
+        how += ("--resume",)
+    if data_folder:
+        how += ("--data-dir", data_folder)
+    own = (script, *training.args) if script else ()
+    return (python, "-m", "trainer", *what, *how, *own)
