@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
+import ipaddress
+import itertools
+import re
+import shlex
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+
+from remote.errors import CommandFailed
+from remote.runner import Completed, Runner
+
+_EPHEMERAL_PORTS = (32768, 60999)
+"""Linux's default ``net.ipv4.ip_local_port_range``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +79,7 @@ class Facts:
     mtu: int = 0
     port_listening: bool = False
     """Somebody listens on the master port on this host."""
-    ephemeral_ports: tuple[int, int] = (32768, 60999)
+    ephemeral_ports: tuple[int, int] = _EPHEMERAL_PORTS
     clock_offset: float = 0.0
     """Seconds the host's clock is ahead of the master's, corrected by half the round trip."""
     round_trip: float = 0.0
@@ -90,3 +103,249 @@ class Facts:
     def engine_socket(self) -> str:
         """The first socket this user may write to, or an empty string."""
         return next((each.path for each in self.engine_sockets if each.writable), "")
+
+
+_SCRIPT = Path(__file__).with_name("scripts") / "facts.sh"
+_BEGIN, _END = "@@HTUI1", "@@END"
+_MAX_LINES = 2000
+_MAX_VALUE = 4000
+_INTERFACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,31}")
+_WINDOWS = ("is not recognized as an internal or external command", "is not recognized as the name of a cmdlet")
+
+
+async def gather_facts(
+    runner: Runner, *, master_address: str = "", port: int = 29500, clock: Callable[[], float] = time.time
+) -> Facts:
+    """Read what a host is. Nothing on the host is changed.
+
+    Args:
+        runner: The host.
+        master_address: Address (or name) of the master the route is looked up for; the default route when empty.
+        port: Rendezvous port; the facts tell whether somebody listens on it already.
+        clock: Seconds since the epoch on this machine.
+
+    Raises:
+        ConnectionDropped: the connection was lost meanwhile.
+        CommandFailed: the host has no POSIX shell, or did not answer in 30 s, or its answer is no set of facts.
+    """
+    script = _SCRIPT.read_bytes()
+    command = f"exec /bin/sh -s -- {port:d} {shlex.quote(master_address)}"
+    sent_at = clock()
+    try:
+        completed = await runner.run(command, input=script, timeout=30.0)
+    except TimeoutError as error:
+        raise CommandFailed(
+            "the facts script did not end within 30 s",
+            host=runner.host,
+            next_step="log in and look what hangs: a start-up file, a network file system, nvidia-smi?",
+        ) from error
+    received_at = clock()
+    if _BEGIN not in completed.stdout:
+        raise _no_facts(runner.host, completed)
+    return parse_facts(runner.host, completed.stdout, sent_at=sent_at, received_at=received_at)
+
+
+def parse_facts(host: str, output: str, *, sent_at: float, received_at: float) -> Facts:
+    """Make facts of what the script printed, believing nothing that does not look as it should.
+
+    The clock offset is NTP's: the mean of the host's two stamps minus the mean of ours (RFC 5905, section 8). The
+    time the script itself took cancels out; what remains is half the difference between the way there and back.
+
+    Args:
+        host: Name in the inventory.
+        output: Standard output of the session, with whatever start-up files printed around the facts.
+        sent_at: Master's clock just before the script was sent, in seconds.
+        received_at: Master's clock when its output was complete.
+
+    Raises:
+        CommandFailed: the output holds no complete set of facts.
+    """
+    pairs = _pairs(host, output)
+    one = dict(reversed(pairs))  # the first of a kind counts
+
+    def every(key: str) -> list[str]:
+        return [value for name, value in pairs if name == key]
+
+    addresses = tuple(pair for value in every("address") if (pair := _address(value)))
+    interface, address = _route(one.get("route", ""), addresses)
+    memory = one.get("memory", "").split()
+    offset, round_trip = _clock(one, sent_at, received_at)
+    disk_free, _, disk_path = one.get("disk", "").partition(" ")
+    return Facts(
+        host=host,
+        system=one.get("system", ""),
+        distribution=one.get("distribution", ""),
+        kernel=one.get("kernel", ""),
+        architecture=one.get("architecture", ""),
+        hostname=one.get("hostname", ""),
+        user=one.get("user", ""),
+        user_id=_integer(one.get("user_id", ""), -1),
+        groups=tuple(one.get("groups", "").split()),
+        home=_path(one.get("home", "")),
+        cpu_count=_integer(one.get("cpu_count", "")),
+        cpu_model=one.get("cpu_model", ""),
+        cpu_quota=_quota(every("cpu_quota")),
+        memory_total=_after(memory, "MemTotal") * 1024,
+        memory_available=_after(memory, "MemAvailable") * 1024,
+        disk_free=_integer(disk_free) * 1024,
+        disk_path=_path(disk_path),
+        machine_id=one.get("machine_id", ""),
+        wsl=one.get("wsl") == "yes",
+        interface=interface,
+        address=address,
+        addresses=addresses,
+        mtu=next((_integer(mtu) for name, mtu in map(_halves, every("mtu")) if name == interface), 0),
+        port_listening=_integer(one.get("port_listening", "")) > 0,
+        ephemeral_ports=_port_range(one.get("ephemeral_ports", "")),
+        clock_offset=offset,
+        round_trip=round_trip,
+        reverse_dns_seconds=_elapsed(one.get("reverse_dns", "")),
+        firewalls=tuple(dict.fromkeys(every("firewall"))),
+        gpus=tuple(gpu for value in every("gpu") if (gpu := _gpu(value))),
+        gpu_error=one.get("gpu_error", ""),
+        nvidia_container_toolkit=one.get("nvidia_ctk", ""),
+        engine_sockets=_sockets(every("engine_socket")),
+        docker_cli=_path(one.get("path_docker", "")),
+        python=_path(one.get("path_python3", "")),
+        sudo=one.get("sudo", "") if one.get("sudo") in ("root", "nopass", "no") else "",
+        raw=tuple(pairs),
+    )
+
+
+def _no_facts(host: str, completed: Completed) -> CommandFailed:
+    said = " ".join(f"{completed.stdout} {completed.stderr}".split())
+    if any(phrase in said for phrase in _WINDOWS):
+        return CommandFailed(
+            "this is a Windows host: its SSH server runs no POSIX shell",
+            host=host,
+            next_step="use WSL2: run sshd inside the WSL2 distribution and put its address and port in cluster.toml",
+        )
+    return CommandFailed(
+        f"the facts script did not run (exit status {completed.exit_status}): {_clean(said)[-400:] or 'no output'}",
+        host=host,
+        next_step="does `ssh HOST /bin/sh -c true` work without a word? A forced command or a menu gets in the way",
+    )
+
+
+def _pairs(host: str, output: str) -> list[tuple[str, str]]:
+    lines = output.split("\n")
+    start = next((number for number, line in enumerate(lines) if line.strip() == _BEGIN), None)
+    if start is None:
+        raise CommandFailed("the answer holds no facts", host=host, next_step="log in and look what the shell prints")
+    body = lines[start + 1 : start + 1 + _MAX_LINES]
+    end = next((number for number, line in enumerate(body) if line.strip() == _END), None)
+    if end is None:
+        raise CommandFailed(
+            "the facts broke off before their end", host=host, next_step="try again; does the shell have a time limit?"
+        )
+    found = (line.partition("\t") for line in body[:end])
+    return [(key, _clean(value)[:_MAX_VALUE].strip()) for key, tab, value in found if tab and re.fullmatch(r"\w+", key)]
+
+
+def _clean(text: str) -> str:
+    """Replace what a terminal would act on, and the rest that does not print."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+
+
+def _integer(text: str, default: int = 0) -> int:
+    return int(text) if re.fullmatch(r"[0-9]{1,18}", text) else default
+
+
+def _after(words: list[str], name: str) -> int:
+    return next((_integer(value) for key, value in itertools.pairwise(words) if key == name), 0)
+
+
+def _halves(text: str) -> tuple[str, str]:
+    first, _, second = text.partition(" ")
+    return first, second.strip()
+
+
+def _path(text: str) -> str:
+    return text if text.startswith("/") and "\N{REPLACEMENT CHARACTER}" not in text else ""
+
+
+def _stamp(text: str) -> float | None:
+    """Read nanoseconds, seconds with a fraction, or whole seconds, which stand for the middle of their second."""
+    if re.fullmatch(r"[0-9]{16,19}", text):
+        return int(text) / 1e9
+    if re.fullmatch(r"[0-9]{1,11}\.[0-9]{1,9}", text):
+        return float(text)
+    if re.fullmatch(r"[0-9]{1,11}", text):
+        return int(text) + 0.5
+    return None
+
+
+def _clock(one: Mapping[str, str], sent_at: float, received_at: float) -> tuple[float, float]:
+    first, last = _stamp(one.get("clock", "")), _stamp(one.get("clock_end", ""))
+    if first is None or last is None:
+        return 0.0, 0.0
+    offset = (first + last) / 2 - (sent_at + received_at) / 2
+    return offset, max(0.0, (received_at - sent_at) - (last - first))
+
+
+def _elapsed(text: str) -> float:
+    first, last = map(_stamp, _halves(text))
+    return max(0.0, last - first) if first is not None and last is not None else 0.0
+
+
+def _quota(values: list[str]) -> float | None:
+    """Return CPUs by cgroup v2 ``cpu.max`` or v1 ``cfs_quota_us`` and ``cfs_period_us``: the tightest one counts."""
+    limits = [
+        _integer(quota) / _integer(period)
+        for quota, period in map(_halves, values)
+        if _integer(quota) and _integer(period)
+    ]
+    return min(limits, default=None)
+
+
+def _address(text: str) -> tuple[str, str] | None:
+    name, address = _halves(text)
+    try:
+        ipaddress.IPv4Address(address)
+    except ValueError:
+        return None
+    return (name, address) if _INTERFACE.fullmatch(name) else None
+
+
+def _route(route: str, addresses: tuple[tuple[str, str], ...]) -> tuple[str, str]:
+    """Return interface and source address of a route as ``ip route get`` prints it.
+
+    The route to an address of the host itself goes over ``lo``; Gloo needs the interface that owns the address.
+    """
+    words = route.split()
+    named = dict(itertools.pairwise(words))
+    interface, source = named.get("dev", ""), named.get("src", "")
+    try:
+        source = str(ipaddress.ip_address(source.partition("%")[0]))
+    except ValueError:
+        source = ""
+    owner = next((name for name, address in addresses if address == source), "")
+    interface = owner or interface
+    return (interface if _INTERFACE.fullmatch(interface) else ""), source
+
+
+def _port_range(text: str) -> tuple[int, int]:
+    words = text.split()
+    if len(words) == 2 and 0 < _integer(words[0]) <= _integer(words[1]) <= 65535:
+        return _integer(words[0]), _integer(words[1])
+    return _EPHEMERAL_PORTS
+
+
+def _gpu(text: str) -> Gpu | None:
+    fields = [part.strip() for part in text.split(",")]
+    if len(fields) < 5 or not re.fullmatch(r"[0-9]{1,4}", fields[0]):
+        return None
+    return Gpu(
+        index=int(fields[0]),
+        name=fields[1],
+        uuid=fields[2],
+        memory=_integer(fields[3]) * 1024 * 1024,  # nvidia-smi counts MiB; unified memory prints [N/A]
+        driver=fields[4],
+        compute_capability=fields[5] if len(fields) > 5 else "",
+    )
+
+
+def _sockets(values: list[str]) -> tuple[EngineSocket, ...]:
+    found = (_halves(value) for value in values)
+    sockets = [EngineSocket(path, access == "rw") for access, path in found if _path(path)]
+    return tuple(dict.fromkeys(sockets))
