@@ -107,7 +107,7 @@ class RigHost(Machine):
         self.run("pkill", "-KILL", "-f", "^sshd: (root|trainer)", check=False)
 
     def iptables(self, *argv: str) -> None:
-        """Change the host's packet filter, for example ``("-A", "INPUT", "-p", "tcp", "--dport", "29500", "-j", "DROP")``."""
+        """Change the host's packet filter, for example ``"-A", "INPUT", "-s", "10.77.0.1", "-j", "DROP"``."""
         self.run("iptables", "--wait", *argv)
 
     def link_down(self) -> None:
@@ -254,13 +254,19 @@ class Rig:
                 link_image(self._image.data_root, self._image.reference, host.data_root)
 
     def _client_config(self) -> str:
-        common = (
-            f"    IdentityFile {self.identity_file}\n    IdentitiesOnly yes\n    UserKnownHostsFile {self.known_hosts}\n"
-            "    GlobalKnownHostsFile /dev/null\n    StrictHostKeyChecking yes\n    BatchMode yes\n    ConnectTimeout 5\n"
-        )
-        return "".join(
-            f"Host {host.name}\n    HostName {host.address}\n    User {LOGIN_USER}\n{common}" for host in self.hosts
-        )
+        common = [
+            f"IdentityFile {self.identity_file}",
+            "IdentitiesOnly yes",
+            f"UserKnownHostsFile {self.known_hosts}",
+            "GlobalKnownHostsFile /dev/null",
+            "StrictHostKeyChecking yes",
+            "BatchMode yes",
+            "ConnectTimeout 5",
+        ]
+        lines = []
+        for host in self.hosts:
+            lines += [f"Host {host.name}", f"HostName {host.address}", f"User {LOGIN_USER}", *common]
+        return "\n".join(lines) + "\n"
 
     def ssh(
         self, name: str, command: str, *, user: str = LOGIN_USER, check: bool = True

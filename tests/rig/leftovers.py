@@ -1,4 +1,7 @@
-"""What a rig leaves when it is killed: its folder and its cgroups. Processes, mounts and networks end with their owner."""
+"""What a rig leaves when it is killed: its folder and its cgroups.
+
+Processes, mounts and networks end with their owner.
+"""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ def _taken() -> list[ipaddress.IPv4Network]:
 
 
 class Switch:
-    """A bridge the hosts are plugged into. In its own namespace, where no firewall of the machine filters bridged frames."""
+    """A bridge the hosts are plugged into, in its own namespace: no firewall of the machine filters its frames."""
 
     def __init__(self, rig_id: str) -> None:
         self._rig_id = rig_id

@@ -87,7 +87,7 @@ def test_faults_can_be_made_and_taken_back(rig: Rig) -> None:
     assert time.monotonic() - start > 0.8
     target.tbf("")
 
-    target.docker("run", "--detach", "--name=sleeper", "--network=host", rig.image, "sleep", "60")
+    target.docker("run", "--detach", "--init", "--name=sleeper", "--network=host", rig.image, "sleep", "60")
     target.set_cpu_quota("sleeper", 0.5)
     assert target.docker("inspect", "--format={{.HostConfig.NanoCpus}}", "sleeper") == "500000000"
 
@@ -119,7 +119,7 @@ def test_two_rigs_at_once_have_networks_of_their_own(rig: Rig) -> None:
     with Rig(hosts=1) as other:
         assert other.hosts[0].address != rig.hosts[0].address
         assert other.ssh("h1", "hostname").stdout == "h1\n"
-        with pytest.raises(RigError, match="timed out|unreachable"):
+        with pytest.raises(RigError, match=r"timed out|unreachable"):
             call(*rig.hosts[1].enter("ssh", "-o", "ConnectTimeout=1", other.hosts[0].address, "true"))
 
 
