@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    from remote.checks.context import CheckContext
 
 
 class Verdict(StrEnum):
@@ -66,3 +71,82 @@ class CheckStarted:
 
 
 CheckProgress = CheckStarted | CheckResult
+
+Scope = Literal["host", "cluster", "pair"]
+"""``host``: once for each host. ``cluster``: one answer for all hosts. ``pair``: every host against every other in one
+go, answered for each host that is dialled."""
+
+
+class Probe(Protocol):
+    """Finds out. Takes the hosts to look at and returns a finding for each of them (or for ``""``, the cluster)."""
+
+    def __call__(self, context: CheckContext, hosts: tuple[str, ...], /) -> Awaitable[Mapping[str, Finding]]:
+        """Look at ``hosts``; anything raised becomes ``UNKNOWN`` with the reason."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One entry of the checklist."""
+
+    id: str
+    """Readable name, as in ``hetero-tui check --only clock``."""
+    title: str
+    codes: tuple[str, ...]
+    """Numbers of the failure modes it finds."""
+    severity: Severity
+    scope: Scope
+    question: str
+    """What is asked and how it is found out."""
+    remedy: str
+    """What mends it, in general; a finding's ``fix`` is precise."""
+    probe: Probe
+    needs: tuple[str, ...] = ()
+    """Checks that must be ok (or warn) first on the same host; else this one is skipped."""
+    after: tuple[str, ...] = ()
+    """Checks to wait for, whatever they find."""
+    deadline: float = 20.0
+    """Seconds after which the answer is ``UNKNOWN``."""
+
+
+def each_host(probe: Callable[[CheckContext, str], Awaitable[Finding]]) -> Probe:
+    """Make a probe of one host fit ``Check.probe``."""
+
+    async def of_hosts(context: CheckContext, hosts: tuple[str, ...], /) -> Mapping[str, Finding]:
+        return {host: await probe(context, host) for host in hosts}
+
+    return of_hosts
+
+
+def whole_cluster(probe: Callable[[CheckContext, tuple[str, ...]], Awaitable[Finding]]) -> Probe:
+    """Make a probe with one answer for all hosts fit ``Check.probe``."""
+
+    async def of_cluster(context: CheckContext, hosts: tuple[str, ...], /) -> Mapping[str, Finding]:
+        return {"": await probe(context, hosts)}
+
+    return of_cluster
+
+
+def ok(reason: str, evidence: str = "") -> Finding:
+    """Everything is as it should be."""
+    return Finding(Verdict.OK, reason, evidence)
+
+
+def warn(reason: str, evidence: str = "", fix: Fix | None = None) -> Finding:
+    """It will run, with a drawback."""
+    return Finding(Verdict.WARN, reason, evidence, fix)
+
+
+def fail(reason: str, evidence: str = "", fix: Fix | None = None) -> Finding:
+    """It will not run."""
+    return Finding(Verdict.FAIL, reason, evidence, fix)
+
+
+def unknown(reason: str, evidence: str = "", fix: Fix | None = None) -> Finding:
+    """It could not be found out."""
+    return Finding(Verdict.UNKNOWN, reason, evidence, fix)
+
+
+def skip(reason: str) -> Finding:
+    """It does not apply here."""
+    return Finding(Verdict.SKIP, reason)

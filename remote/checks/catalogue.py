@@ -1,0 +1,15 @@
+"""The checklist, in the order it is shown: cheap first, and whatever needs another one behind it."""
+
+from __future__ import annotations
+
+from remote.checks import engine, gpu, image, network, reach, resources
+from remote.checks.model import Check
+
+CATALOGUE: tuple[Check, ...] = (
+    *reach.CHECKS,
+    *engine.CHECKS,
+    *resources.CHECKS,
+    *gpu.CHECKS,
+    *image.CHECKS,
+    *network.CHECKS,
+)

@@ -1,0 +1,223 @@
+"""What checks may ask the world: connections, facts, engines. Every answer is found out once a run and shared."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from remote.checks.model import Finding
+from remote.checks.network_report import NetworkReport, PairMatrix, ProbeTimings
+from remote.checks.shared import Shared
+from remote.errors import RemoteError
+from remote.facts import Facts
+from remote.inventory import Host, Inventory
+from remote.runner import Completed, Runner
+from remote.runtime import HostRunState
+
+if TYPE_CHECKING:
+    from remote.engine import ImageInfo
+
+
+class JobEngine(Protocol):
+    """What checks need of a host's Docker Engine; ``remote.engine.Engine`` is one.
+
+    Mappings are the Engine API's JSON: https://docs.docker.com/reference/api/engine/
+    """
+
+    async def version(self) -> Mapping[str, Any]:
+        """``GET /version``."""
+        ...
+
+    async def info(self) -> Mapping[str, Any]:
+        """``GET /info``."""
+        ...
+
+    async def image(self, ref: str) -> ImageInfo | None:
+        """What the engine knows of an image, or None when the host does not have it."""
+        ...
+
+    async def list(self, labels: Mapping[str, str]) -> Sequence[Mapping[str, Any]]:
+        """``GET /containers/json?all=1`` of those with these labels."""
+        ...
+
+    async def run_once(
+        self,
+        image: str,
+        argv: Sequence[str],
+        *,
+        files: Mapping[str, bytes] | None = None,
+        gpu_uuids: Sequence[str] = (),
+        timeout: float = 60.0,
+    ) -> Completed:
+        """Run a container with the job's flags to its end and remove it; ``files`` are written into it first."""
+        ...
+
+
+class CheckContext:
+    """One session's view of the cluster, as the checks see it.
+
+    What was found stays until the same check is run again, so a re-run asks afresh.
+    """
+
+    def __init__(
+        self,
+        inventory: Inventory,
+        *,
+        runner: Callable[[str], Runner],
+        gather: Callable[[str], Awaitable[Facts]],
+        engine: Callable[[str], Awaitable[JobEngine]],
+        runs: Callable[[str], Awaitable[tuple[HostRunState, ...]]],
+        current_run: str = "",
+        same_machine: bool = False,
+        timings: ProbeTimings | None = None,
+    ) -> None:
+        """Tell the checks how to reach the world; each callable takes the name of a host.
+
+        Args:
+            inventory: what was asked for.
+            runner: the host's open connection; raises the ``ConnectError`` that prevented it.
+            gather: reads the host's facts afresh.
+            engine: the host's Docker Engine; raises ``EngineError`` when there is none.
+            runs: what this program started there earlier for this cluster.
+            current_run: the run that is expected to be alive, if any.
+            same_machine: several hosts on one machine are meant (the demo).
+            timings: how long the network probe waits.
+        """
+        self.inventory = inventory
+        self.current_run = current_run
+        self.same_machine = same_machine
+        self.timings = timings or ProbeTimings()
+        self.findings: dict[tuple[str, str], Finding] = {}
+        """Last finding of each check on each host (``""`` for the cluster)."""
+        self._runner = runner
+        self._runs = runs
+        self._facts = Shared(gather)
+        self._engines = Shared(engine)
+        self._info: Shared[str, Mapping[str, Any]] = Shared(self._read_info)
+        self._version: Shared[str, Mapping[str, Any]] = Shared(self._read_version)
+        self._images: Shared[str, ImageInfo | None] = Shared(self._read_image)
+        self._network: Shared[tuple[str, ...], NetworkReport] = Shared(self._probe_network)
+        self._report: NetworkReport | None = None
+
+    @property
+    def host_names(self) -> tuple[str, ...]:
+        """Every host in the order of the inventory."""
+        return tuple(host.name for host in self.inventory.hosts)
+
+    @property
+    def known_facts(self) -> Mapping[str, Facts]:
+        """Facts gathered so far."""
+        found = {name: self._facts.ready(name) for name in self.host_names}
+        return {name: facts for name, facts in found.items() if facts is not None}
+
+    @property
+    def matrix(self) -> PairMatrix | None:
+        """What the ranks' hosts could say to each other when last asked."""
+        return self._report.matrix if self._report is not None else None
+
+    def host(self, name: str) -> Host:
+        """The inventory's entry of a host."""
+        return self.inventory.host(name)
+
+    def is_master(self, name: str) -> bool:
+        """Whether the host gets rank 0."""
+        return self.inventory.master.name == name
+
+    def runner(self, name: str) -> Runner:
+        """The open connection.
+
+        Raises:
+            ConnectError: there is none, and why.
+        """
+        return self._runner(name)
+
+    async def facts(self, name: str) -> Facts:
+        """What the host said about itself.
+
+        Raises:
+            RemoteError: it could not be asked.
+        """
+        return await self._facts.get(name)
+
+    async def engine(self, name: str) -> JobEngine:
+        """The host's Docker Engine.
+
+        Raises:
+            EngineError: it cannot be reached.
+        """
+        return await self._engines.get(name)
+
+    async def engine_info(self, name: str) -> Mapping[str, Any]:
+        """``GET /info`` of the host's engine."""
+        return await self._info.get(name)
+
+    async def engine_version(self, name: str) -> Mapping[str, Any]:
+        """``GET /version`` of the host's engine."""
+        return await self._version.get(name)
+
+    async def image(self, name: str) -> ImageInfo | None:
+        """The job's image as the host has it, or None when it has not."""
+        return await self._images.get(name)
+
+    async def runs(self, name: str) -> tuple[HostRunState, ...]:
+        """What this program started on the host and has not removed."""
+        return await self._runs(name)
+
+    async def address(self, name: str) -> str:
+        """The address other ranks dial to reach this host, or an empty string when it is not known."""
+        host = self.host(name)
+        if host.train_address:
+            return host.train_address
+        if self.is_master(name) and self.inventory.cluster.master_address:
+            return self.inventory.cluster.master_address
+        return (await self.facts(name)).address
+
+    async def image_ref(self, name: str) -> str:
+        """The image the host's ranks will run, or an empty string when none is named."""
+        from remote.checks.devices import image_for
+
+        return image_for(self.inventory, self.host(name), await self.facts(name))
+
+    async def network(self, hosts: tuple[str, ...]) -> NetworkReport:
+        """What a listener and a dialler on each of ``hosts`` found out; they run once, all at the same time."""
+        return await self._network.get(hosts)
+
+    async def forget(self, hosts: tuple[str, ...]) -> None:
+        """Ask these hosts afresh from now on; the network between the hosts too."""
+        for name in hosts:
+            for shared in (self._facts, self._engines, self._info, self._version, self._images):
+                await shared.forget(name)
+        await self._network.forget_all()
+
+    async def stop(self) -> None:
+        """End everything still being asked."""
+        for shared in (self._facts, self._engines, self._info, self._version, self._images):
+            await shared.stop()
+        await self._network.stop()
+
+    async def _read_info(self, name: str) -> Mapping[str, Any]:
+        return await (await self.engine(name)).info()
+
+    async def _read_version(self, name: str) -> Mapping[str, Any]:
+        return await (await self.engine(name)).version()
+
+    async def _read_image(self, name: str) -> ImageInfo | None:
+        ref = await self.image_ref(name)
+        return await (await self.engine(name)).image(ref) if ref else None
+
+    async def _probe_network(self, hosts: tuple[str, ...]) -> NetworkReport:
+        from remote.checks.network_probe import probe_network
+
+        self._report = await probe_network(self, hosts)
+        return self._report
+
+
+def told(error: BaseException) -> str:
+    """Say in one line what an exception means to a person."""
+    match error:
+        case RemoteError():
+            return error.message
+        case TimeoutError():
+            return str(error) or "no answer in time"
+        case _:
+            return f"{type(error).__name__}: {error}"

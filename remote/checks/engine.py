@@ -1,0 +1,317 @@
+"""What executes the ranks: a usable Docker Engine, or a Python with torch and the trainer."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from remote.checks import systems
+from remote.checks.context import CheckContext, told
+from remote.checks.model import Check, Finding, Fix, Severity, each_host, fail, ok, skip, unknown, warn
+from remote.errors import EngineError
+from remote.facts import Facts
+from remote.runner import Completed
+
+OLDEST_ENGINE = (20, 10)
+"""API 1.41: device requests and the cgroup settings the containers ask for."""
+PYTHON_QUESTION = """
+import json, sys
+said = {"python": sys.version.split()[0], "executable": sys.executable}
+for name in ("torch", "trainer"):
+    try:
+        module = __import__(name)
+        said[name] = str(getattr(module, "__version__", "there"))
+        said[name + "_file"] = str(getattr(module, "__file__", ""))
+    except BaseException as error:
+        said[name + "_error"] = "%s: %s" % (type(error).__name__, error)
+if "torch" in said:
+    import torch
+    said["cuda"] = torch.version.cuda
+    said["mps"] = bool(getattr(torch.backends, "mps", None) and torch.backends.mps.is_available())
+    said["distributed"] = torch.distributed.is_available()
+print("\\nHETERO " + json.dumps(said))
+"""
+"""Imports what the ranks import, in one process, and tells each failure by itself."""
+OLDEST_PYTHON = (3, 10)
+
+
+def engine_version(text: str) -> tuple[int, int]:
+    """Return the first two numbers of a version; (0, 0) when there are none."""
+    found = re.match(r"(\d+)\.(\d+)", text)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
+def no_engine_finding(facts: Facts, error: EngineError) -> Finding:
+    """Say why the engine cannot be used: not there, not running, or not allowed."""
+    evidence = "\n".join(
+        (
+            str(error),
+            *(f"{each.path}: {'usable' if each.writable else 'not allowed'}" for each in facts.engine_sockets),
+            f"docker command: {facts.docker_cli or 'none'}; groups: {' '.join(facts.groups)}",
+        )
+    )
+    denied = [each.path for each in facts.engine_sockets if not each.writable]
+    if denied and not facts.engine_socket:
+        return fail(
+            f"{facts.user or 'this account'} may not use the engine's socket {denied[0]}",
+            evidence,
+            Fix(
+                f"put {facts.user} into the docker group, then end the kept connection and log in again; whoever is in "
+                "that group can become root on the host",
+                (f"sudo usermod -aG docker {shlex.quote(facts.user)}",),
+                host=facts.host,
+                needs_root=True,
+            ),
+        )
+    if facts.docker_cli or facts.engine_sockets:
+        return fail(
+            "Docker is installed, but its engine does not answer",
+            evidence,
+            Fix(
+                "start it" if facts.system != "Darwin" else "start Docker Desktop (somebody must be logged in)",
+                systems.start_service(facts, "docker"),
+                host=facts.host,
+                needs_root=facts.system != "Darwin",
+            ),
+        )
+    install = systems.install(
+        facts,
+        {
+            "debian": "docker.io",
+            "fedora": "moby-engine",
+            "suse": "docker",
+            "arch": "docker",
+            "alpine": "docker",
+            "macos": "--cask docker",
+        },
+        'install Docker and let this account use it, or set runtime = "process" for this host',
+    )
+    allow = (
+        (*systems.start_service(facts, "docker"), f"sudo usermod -aG docker {shlex.quote(facts.user)}")
+        if install.needs_root
+        else ()
+    )
+    fix = Fix(install.text, (*install.commands, *allow), host=facts.host, needs_root=install.needs_root)
+    return fail("no Docker Engine was found", evidence, fix)
+
+
+def engine_finding(facts: Facts, version: Mapping[str, Any]) -> Finding:
+    """Judge the age of an engine that answers."""
+    server = str(version.get("Version") or "")
+    evidence = f"docker version: engine {server or 'unknown'}, API {version.get('ApiVersion', 'unknown')}"
+    if not server:
+        return unknown("the engine did not say its version", evidence)
+    if engine_version(server) < OLDEST_ENGINE:
+        return fail(
+            f"engine {server} is older than {'.'.join(map(str, OLDEST_ENGINE))}",
+            evidence,
+            Fix(
+                "upgrade Docker: https://docs.docker.com/engine/install/",
+                ("curl -fsSL https://get.docker.com | sudo sh",) if facts.system == "Linux" else (),
+                host=facts.host,
+                needs_root=True,
+            ),
+        )
+    return ok(f"engine {server}", evidence)
+
+
+async def _engine(context: CheckContext, name: str) -> Finding:
+    if context.host(name).runtime == "process":
+        return skip("runtime is process")
+    facts = await context.facts(name)
+    try:
+        version = await context.engine_version(name)
+    except EngineError as error:
+        return no_engine_finding(facts, error)
+    return engine_finding(facts, version)
+
+
+def engine_kind_finding(facts: Facts, info: Mapping[str, Any], wants_gpu: bool) -> Finding:
+    """Judge the way the engine is installed."""
+    system = str(info.get("OperatingSystem") or "")
+    root = str(info.get("DockerRootDir") or "")
+    security = " ".join(str(each) for each in info.get("SecurityOptions") or ())
+    evidence = f"docker info: OperatingSystem={system}, DockerRootDir={root}, SecurityOptions={security}"
+    if "docker desktop" in system.lower():
+        return warn(
+            "Docker Desktop: its host network is that of a virtual machine, so the other hosts may not reach the ranks",
+            evidence,
+            Fix(
+                "enable host networking under Settings → Resources → Network (Docker Desktop 4.34 or newer), or use a "
+                'Linux engine, or runtime = "process"; “Data ports” proves whether it works',
+                host=facts.host,
+            ),
+        )
+    if "/snap/" in f"{root}/":
+        finding = fail if wants_gpu else warn
+        return finding(
+            "Docker from a snap: it sees neither GPUs nor folders outside the home folder",
+            evidence,
+            Fix(
+                "replace the snap by the distribution's or Docker's own package",
+                ("sudo snap remove docker", "sudo apt-get update && sudo apt-get install -y docker.io"),
+                host=facts.host,
+                needs_root=True,
+            ),
+        )
+    if "name=rootless" in security and wants_gpu:
+        return warn(
+            "rootless engine: GPUs work only without cgroups in the NVIDIA container runtime",
+            evidence,
+            Fix(
+                "switch cgroups off for the NVIDIA container runtime",
+                (
+                    "sudo nvidia-ctk config --set nvidia-container-cli.no-cgroups --in-place",
+                    "systemctl --user restart docker",
+                ),
+                host=facts.host,
+                needs_root=True,
+            ),
+        )
+    return ok("rootless engine" if "name=rootless" in security else (system or "engine"), evidence)
+
+
+async def _engine_kind(context: CheckContext, name: str) -> Finding:
+    from remote.checks.devices import wants_gpu
+
+    facts = await context.facts(name)
+    return engine_kind_finding(facts, await context.engine_info(name), wants_gpu(context.host(name), facts))
+
+
+def python_finding(facts: Facts, python: str, completed: Completed) -> Finding:
+    """Judge the interpreter that will run the ranks of a process host."""
+    evidence = (
+        f"{python} -c 'import torch, trainer': exit {completed.exit_status}\n{completed.stdout}{completed.stderr}"
+    )
+    line = next((each for each in completed.stdout.splitlines() if each.startswith("HETERO {")), "")
+    quoted = shlex.quote(python)
+    if not line:
+        missing = completed.exit_status in {126, 127}
+        return fail(
+            f"{python} is not there" if missing else f"{python} broke while importing torch and the trainer",
+            evidence,
+            Fix(
+                "make a virtual environment with the trainer and name its Python as `python` of this host",
+                ("python3 -m venv ~/hetero", "~/hetero/bin/pip install 'hetero-tui[trainer]'"),
+                host=facts.host,
+            ),
+        )
+    try:
+        said = json.loads(line.removeprefix("HETERO "))
+    except ValueError:
+        return unknown(f"{python} gave an answer that cannot be read", evidence)
+    version = str(said.get("python", ""))
+    if engine_version(version) < OLDEST_PYTHON:
+        return fail(
+            f"{python} is Python {version}; torch needs {'.'.join(map(str, OLDEST_PYTHON))} or newer",
+            evidence,
+            systems.install(
+                facts,
+                {"debian": "python3.11 python3.11-venv", "fedora": "python3.11", "macos": "python@3.12"},
+                "install a newer Python and make the virtual environment with it",
+            ),
+        )
+    broken = [name for name in ("torch", "trainer") if name not in said]
+    if broken:
+        why = "; ".join(f"{name}: {said.get(f'{name}_error', 'not importable')}" for name in broken)
+        package = "'hetero-tui[trainer]'" if "torch" in broken else "hetero-tui"
+        return fail(
+            f"{python} cannot import {' and '.join(broken)}: {why}",
+            evidence,
+            Fix("install what is missing into that Python", (f"{quoted} -m pip install {package}",), host=facts.host),
+        )
+    if said.get("distributed") is False:
+        return fail(
+            "this build of torch has no torch.distributed",
+            evidence,
+            Fix("install torch from PyPI", (f"{quoted} -m pip install --force-reinstall torch",), host=facts.host),
+        )
+    if facts.gpus and not said.get("cuda"):
+        return warn(
+            f"torch {said['torch']} knows no CUDA, though the host has {facts.gpus[0].name}",
+            evidence,
+            Fix("install torch with CUDA", (f"{quoted} -m pip install --force-reinstall torch",), host=facts.host),
+        )
+    return ok(f"Python {version}, torch {said['torch']}", evidence)
+
+
+async def _python(context: CheckContext, name: str) -> Finding:
+    host = context.host(name)
+    if host.runtime != "process":
+        return skip("the image brings its own Python")
+    command = f"exec {shlex.quote(host.python)} -"
+    completed = await context.runner(name).run(command, input=PYTHON_QUESTION.encode(), timeout=90.0)
+    return python_finding(await context.facts(name), host.python, completed)
+
+
+async def _stale_runs(context: CheckContext, name: str) -> Finding:
+    try:
+        runs = await context.runs(name)
+    except EngineError as error:
+        return unknown(f"earlier runs could not be listed: {told(error)}", str(error))
+    alive = [run for run in runs if run.state == "running" and run.run_id != context.current_run]
+    evidence = "; ".join(f"{run.run_id}: {run.state}" for run in runs) or "none of this cluster"
+    if alive:
+        ids = ", ".join(sorted({run.run_id for run in alive}))
+        return fail(
+            f"run {ids} is still alive here; its ranks would hold the port and the GPU",
+            evidence,
+            Fix("stop it from this machine, or attach to it", ("hetero-tui stop CLUSTER.toml",)),
+        )
+    return ok("no earlier run" if not runs else f"{len(runs)} ended", evidence)
+
+
+ENGINE = Check(
+    id="engine",
+    title="Docker Engine",
+    codes=("PF-02", "PF-08", "PF-09", "PF-10"),
+    severity=Severity.BLOCKS,
+    scope="host",
+    question="Does the engine answer this account, and is it 20.10 or newer? Asked over its socket, so a `docker` that "
+    "is missing from the PATH of non-interactive logins does not matter. Not asked where runtime is `process`.",
+    remedy="Start it, or put the account into the `docker` group and log in again, or install it.",
+    probe=each_host(_engine),
+    needs=("system",),
+    deadline=30.0,
+)
+ENGINE_KIND = Check(
+    id="engine-kind",
+    title="Kind of engine",
+    codes=("PF-11", "PF-16"),
+    severity=Severity.BLOCKS,
+    scope="host",
+    question="Is it Docker Desktop, a snap, or rootless? Read from `docker info`.",
+    remedy="Use a Linux engine from a package; enable host networking in Docker Desktop.",
+    probe=each_host(_engine_kind),
+    needs=("engine",),
+)
+PYTHON = Check(
+    id="python",
+    title="Python, torch and trainer",
+    codes=("PF-57",),
+    severity=Severity.BLOCKS,
+    scope="host",
+    question="Where runtime is `process`: does `python` of the host import torch and the trainer? It really imports "
+    "them, as the ranks will.",
+    remedy="`pip install 'hetero-tui[trainer]'` into a virtual environment, named as `python` in cluster.toml.",
+    probe=each_host(_python),
+    needs=("system",),
+    deadline=120.0,
+)
+STALE_RUNS = Check(
+    id="stale-runs",
+    title="No earlier run alive",
+    codes=("PF-13",),
+    severity=Severity.BLOCKS,
+    scope="host",
+    question="Does anything this program started for this cluster still run? Found by label or run folder.",
+    remedy="`hetero-tui stop cluster.toml`, or attach to it.",
+    probe=each_host(_stale_runs),
+    needs=("system",),
+    after=("engine",),
+    deadline=30.0,
+)
+CHECKS = (ENGINE, ENGINE_KIND, PYTHON, STALE_RUNS)

@@ -1,0 +1,582 @@
+"""The network between the ranks, tried from where they will run: ports, routes, names, and real data."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping, Sequence
+
+from remote.checks import systems
+from remote.checks.context import CheckContext
+from remote.checks.model import Check, Finding, Fix, Severity, each_host, fail, ok, skip, unknown, warn
+from remote.checks.network_probe import port_range
+from remote.checks.network_report import HostReport, LinkError, NetworkReport, PairLink
+from remote.facts import Facts
+from remote.inventory import Inventory
+
+SLOW_LOOKUP = 1.0
+"""Seconds of a reverse look-up; torch makes one for each peer while it forms the process group."""
+SLOW_LINK = 12.5e6
+"""Bytes a second: 100 Mbit/s. simple_cnn moves 9.9 MB a step."""
+PROBE_DEADLINE = 75.0
+"""Seconds: the start of a container, the dialling window, the last transfer."""
+
+
+async def _report(context: CheckContext) -> NetworkReport:
+    """The shared probe over every host that can be asked, whichever check wants it first."""
+    usable = [name for name in context.host_names if (found := context.findings.get(("system", name))) and found.reason]
+    met = [name for name in usable if context.findings["system", name].verdict in {"ok", "warn"}]
+    return await context.network(tuple(met))
+
+
+def interface_finding(
+    inventory: Inventory, facts: Facts, address: str, report: HostReport | None, same_machine: bool
+) -> Finding:
+    """Judge interface and address that Gloo will be told; ``report`` is None where nothing could run."""
+    wanted = inventory.network.interface
+    interface = facts.interface if wanted == "auto" else wanted
+    listing = ", ".join(f"{name} {each}" for name, each in facts.addresses) or "none"
+    evidence = f"route to the master: {facts.interface or 'none'} {facts.address or 'none'}; addresses: {listing}"
+    names = tuple(dict.fromkeys(name for name, _ in facts.addresses))
+    if not interface:
+        return fail(
+            "no route to the master, so no interface for the ranks",
+            evidence,
+            Fix(
+                "check the network between the hosts, or name master_address under [cluster] as an IP address that "
+                "every host can reach",
+                ("ip -4 route get MASTER_ADDRESS",),
+                host=facts.host,
+            ),
+        )
+    if names and interface not in names:
+        return fail(
+            f"there is no interface {interface}; there are {', '.join(names)}",
+            evidence,
+            Fix("correct interface under [network] in cluster.toml, or leave it out: it is found per host"),
+        )
+    on_interface = tuple(each for name, each in facts.addresses if name == interface)
+    if report is not None and report.place == "container" and address not in (report.interface_addresses or ()):
+        inside = ", ".join(report.interface_addresses or ()) or "no such interface"
+        return fail(
+            f"inside the container {interface} has {inside}, not {address}: its network is not the host's",
+            f"{evidence}; inside: {inside}",
+            Fix(
+                "use an engine whose host network is the host's (not Docker Desktop), or train_address", host=facts.host
+            ),
+        )
+    if address.startswith("127.") and not same_machine:
+        return fail(
+            f"it would announce {address}, which leads every other host to itself",
+            evidence,
+            Fix(
+                "name an address the others can reach: master_address under [cluster], or train_address of the host",
+                host=facts.host,
+            ),
+        )
+    if on_interface and _is_address(address) and address not in on_interface:
+        return warn(
+            f"{address} is not on {interface} ({', '.join(on_interface)}): right only behind NAT or a tunnel",
+            evidence,
+            Fix("correct train_address of the host, or leave it out", host=facts.host),
+        )
+    # Gloo resolves its own host name only when no interface is named, which the plan always does.
+    trap = report.hostname_addresses if report is not None else None
+    note = (
+        f"; {report.hostname} resolves to {', '.join(trap)}, so the interface is named to Gloo"
+        if report and trap
+        else ""
+    )
+    return ok(f"{interface} {address}", evidence + note)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+async def _interface(context: CheckContext, name: str) -> Finding:
+    facts = await context.facts(name)
+    report = await _report(context)
+    loopback = [(await context.address(each)).startswith("127.") for each in context.host_names if each in report.hosts]
+    same_machine = context.same_machine or all(loopback)
+    address = await context.address(name)
+    return interface_finding(context.inventory, facts, address, report.hosts.get(name), same_machine)
+
+
+def lookup_finding(facts: Facts, report: HostReport | None, peers: Mapping[str, str]) -> Finding:
+    """Judge how long a reverse look-up takes; ``peers`` is host name → address."""
+    inside = report.reverse_seconds if report is not None else None
+    unanswered = report is not None and report.reverse_seconds is None
+    slowest = max(facts.reverse_dns_seconds, inside or 0.0)
+    evidence = f"reverse look-up: on the host {facts.reverse_dns_seconds:.2f} s, where the ranks run " + (
+        "not ended" if unanswered else f"{inside:.2f} s" if inside is not None else "not tried"
+    )
+    if slowest < SLOW_LOOKUP and not (unanswered and len(peers) > 0):
+        return ok(f"{slowest * 1e3:.0f} ms", evidence)
+    lines = tuple(f"{address} {name}" for name, address in peers.items() if _is_address(address))
+    return warn(
+        "the name server answers reverse look-ups too slowly: forming the process group takes up to 20 s",
+        evidence,
+        Fix(
+            "write the hosts into /etc/hosts, or correct the name server",
+            tuple(f"echo '{line}' | sudo tee -a /etc/hosts" for line in lines),
+            host=facts.host,
+            needs_root=True,
+        ),
+    )
+
+
+async def _lookup(context: CheckContext, name: str) -> Finding:
+    report = await _report(context)
+    peers = {each: await context.address(each) for each in report.hosts if each != name}
+    return lookup_finding(await context.facts(name), report.hosts.get(name), peers)
+
+
+def ephemeral_finding(inventory: Inventory, facts: Facts, is_master: bool) -> Finding:
+    """Judge the system's range of ephemeral ports: Gloo's data ports come from it, the master port must not."""
+    first, last = facts.ephemeral_ports
+    port = inventory.cluster.port
+    evidence = f"net.ipv4.ip_local_port_range = {first} {last}; [cluster] port = {port}"
+    promised = port_range(inventory.network.port_range)
+    if promised is not None and not (promised[0] <= first and last <= promised[1]):
+        return fail(
+            f"Gloo takes its data ports from {first}-{last}, but [network] port_range says {promised[0]}-{promised[1]}",
+            evidence,
+            Fix(
+                "narrow the system's range to the promised one (until the next boot; /etc/sysctl.d makes it last)",
+                (f'sudo sysctl -w net.ipv4.ip_local_port_range="{promised[0]} {promised[1]}"',),
+                host=facts.host,
+                needs_root=True,
+            ),
+        )
+    if is_master and first <= port <= last:
+        return warn(
+            f"master port {port} lies in the ephemeral range {first}-{last}: any program may be given it at any time",
+            evidence,
+            Fix(
+                "choose a port outside that range, or reserve it",
+                (f"sudo sysctl -w net.ipv4.ip_local_reserved_ports={port}",),
+                host=facts.host,
+                needs_root=True,
+            ),
+        )
+    return ok(f"{first}-{last}", evidence)
+
+
+async def _ephemeral(context: CheckContext, name: str) -> Finding:
+    return ephemeral_finding(context.inventory, await context.facts(name), context.is_master(name))
+
+
+def master_port_finding(
+    inventory: Inventory, facts: Facts, report: HostReport | None, why_missing: str, listener: str
+) -> Finding:
+    """Judge whether the master can listen on the rendezvous port; ``listener`` is who holds it, if known."""
+    port = inventory.cluster.port
+    bind = report.master_bind if report is not None else None
+    evidence = (
+        f"listening on {port}: {bind.error or 'worked' if bind else 'not tried'}; {listener or 'no listener seen'}"
+    )
+    if bind is not None and not bind.error:
+        return ok(f"port {port} is free", evidence)
+    in_use = bind.in_use if bind is not None else facts.port_listening
+    if in_use:
+        by = f" by {listener}" if listener else ""
+        return fail(
+            f"port {port} is in use{by}",
+            evidence,
+            Fix(
+                f"end that program, or set port = {port + 1} under [cluster] in cluster.toml",
+                (f"sudo ss -Hltnp 'sport = :{port}'" if facts.system != "Darwin" else f"sudo lsof -nP -iTCP:{port}",),
+                host=facts.host,
+                needs_root=True,
+            ),
+        )
+    if bind is not None:
+        return fail(
+            f"cannot listen on port {port}: {bind.error}",
+            evidence,
+            Fix("set another port above 1023 under [cluster] in cluster.toml", host=facts.host),
+        )
+    return unknown(f"listening on port {port} was not tried: {why_missing or 'the probe did not run'}", evidence)
+
+
+def listener_command(port: int) -> str:
+    """Names who listens on a TCP port, on Linux or macOS; other users' programs need root."""
+    return f"ss -Hltnp 'sport = :{port}' 2>/dev/null || lsof -nP -iTCP:{port} -sTCP:LISTEN 2>/dev/null"
+
+
+async def _master_port(context: CheckContext, hosts: tuple[str, ...]) -> Mapping[str, Finding]:
+    report = await _report(context)
+    master = context.inventory.master.name
+    findings = {host: skip("only the master listens on it") for host in hosts if host != master}
+    if master not in hosts:
+        return findings
+    facts = await context.facts(master)
+    seen = report.hosts.get(master)
+    bind = seen.master_bind if seen is not None else None
+    listener = ""
+    if (bind is not None and bind.in_use) or (bind is None and facts.port_listening):
+        completed = await context.runner(master).run(listener_command(context.inventory.cluster.port), timeout=10.0)
+        listener = " ".join(completed.stdout.split())[:300]
+    missing = report.missing.get(master, "")
+    return {master: master_port_finding(context.inventory, facts, seen, missing, listener), **findings}
+
+
+def explain(link: PairLink) -> str:
+    """Say in words how one connection failed."""
+    where = f"{link.target} at {link.address}:{link.port}"
+    match link.error:
+        case LinkError.REFUSED:
+            return f"{link.source} is refused by {where} in {link.seconds * 1e3:.0f} ms, though it listens: REJECT rule"
+        case LinkError.TIMEOUT:
+            return f"{link.source} gets no answer from {where}: DROP rule, or a wrong address"
+        case LinkError.UNREACHABLE:
+            return f"{link.source} has no way to {where} ({link.detail}): other network, or a REJECT rule"
+        case LinkError.NAME:
+            return f"{link.source} cannot resolve {link.address} ({link.detail})"
+        case LinkError.STRANGER:
+            return f"{link.source} reaches something else at {link.address}:{link.port} ({link.detail})"
+        case LinkError.STALLED | LinkError.CLOSED:
+            return f"{link.source} reaches {where}, then {link.detail}"
+        case None:
+            return f"{link.source} reaches {where}"
+
+
+def reached(link: PairLink) -> bool:
+    """Whether a connection came about, whatever became of the data on it."""
+    return link.error in {None, LinkError.STALLED, LinkError.CLOSED}
+
+
+def master_link_finding(
+    link: PairLink | None, master: Facts, source_address: str, port: int, why_untried: str
+) -> Finding:
+    """Judge whether one worker reaches the rendezvous port."""
+    if link is None:
+        return unknown(f"not tried: {why_untried}")
+    if reached(link):
+        return ok(f"{(link.round_trip or 0) * 1e3:.1f} ms", explain(link))
+    return fail(_blame(link), explain(link), _path_fix((link,), master, {link.source: source_address}, str(port)))
+
+
+def _blame(link: PairLink) -> str:
+    return explain(link)
+
+
+def _path_fix(links: Sequence[PairLink], target: Facts, addresses: Mapping[str, str], ports: str) -> Fix:
+    """Mend the way into ``target``; ``addresses`` are those of the hosts that dialled."""
+    errors = {link.error for link in links}
+    if errors == {LinkError.NAME}:
+        return Fix("name an IP address instead of a host name as train_address or master_address in cluster.toml")
+    if LinkError.STRANGER in errors:
+        return Fix(
+            f"{links[0].address} leads to another machine or program: give {target.host} its own address as "
+            "train_address, and see whether something forwards the port"
+        )
+    fix = systems.open_ports(target, ports, tuple(addresses[link.source] for link in links))
+    if errors == {LinkError.UNREACHABLE}:
+        text = (
+            f"{fix.text}. If {links[0].address} answers nothing at all, the hosts are on different networks: guest "
+            "Wi-Fi, client isolation or another VLAN; put them on one, or join them by a VPN"
+        )
+        return Fix(text, fix.commands, fix.host, fix.needs_root)
+    return fix
+
+
+async def _master_reachable(context: CheckContext, hosts: tuple[str, ...]) -> Mapping[str, Finding]:
+    report = await _report(context)
+    master = context.inventory.master.name
+    if len(context.host_names) == 1:
+        return {host: skip("one host only") for host in hosts}
+    findings: dict[str, Finding] = {}
+    for host in hosts:
+        if host == master:
+            findings[host] = skip("this host is the master")
+            continue
+        if master not in context.known_facts:
+            findings[host] = unknown(f"not tried: nothing is known of {master}")
+            continue
+        facts = context.known_facts[master]
+        why = why_untried(report, host, master)
+        address = await context.address(host)
+        link = report.master_links.get(host)
+        findings[host] = master_link_finding(link, facts, address, context.inventory.cluster.port, why)
+    return findings
+
+
+def why_untried(report: NetworkReport, source: str, target: str) -> str:
+    """Say why one host did not dial another."""
+    for host in (source, target):
+        if host in report.missing:
+            return f"the probe did not run on {host}: {report.missing[host]}"
+        if host not in report.hosts:
+            return f"{host} was not asked"
+    bind = report.hosts[target].master_bind
+    if bind is not None and bind.error:
+        return f"{target} could not listen on it: {bind.error}"
+    if not report.hosts[target].data_ports:
+        return f"{target} could not listen: {'; '.join(each.error for each in report.hosts[target].binds)}"
+    return f"the probes on {source} and {target} did not run at the same time"
+
+
+def data_ports_finding(
+    inventory: Inventory,
+    target: Facts,
+    report: NetworkReport,
+    sources: Sequence[str],
+    addresses: Mapping[str, str],
+) -> Finding:
+    """Judge whether every other host reaches a listener on one of this host's data ports."""
+    links = {source: report.matrix.link(source, target.host) for source in sources}
+    tried = [link for link in links.values() if link is not None]
+    evidence = "\n".join(explain(link) for link in tried)
+    broken = [link for link in tried if not reached(link)]
+    if broken:
+        first, last = target.ephemeral_ports
+        ports = inventory.network.port_range or f"{first}-{last}"
+        fix = _path_fix(broken, target, addresses, ports)
+        if not inventory.network.port_range and fix.needs_root:
+            fix = Fix(
+                f"{fix.text} (every rank listens on one port of the ephemeral range; to open fewer, set port_range = "
+                '"29900-29950" under [network] and narrow net.ipv4.ip_local_port_range to it on all hosts)',
+                fix.commands,
+                fix.host,
+                fix.needs_root,
+            )
+        return fail("; ".join(explain(link) for link in broken), evidence, fix)
+    untried = [source for source, link in links.items() if link is None]
+    if untried:
+        reasons = dict.fromkeys(why_untried(report, source, target.host) for source in untried)
+        return unknown(f"not tried from {', '.join(untried)}: {'; '.join(reasons)}", evidence)
+    return ok(f"reached by {', '.join(sources)}", evidence)
+
+
+async def _data_ports(context: CheckContext, hosts: tuple[str, ...]) -> Mapping[str, Finding]:
+    report = await _report(context)
+    if len(context.host_names) == 1:
+        return {host: skip("one host only") for host in hosts}
+    findings: dict[str, Finding] = {}
+    for host in hosts:
+        sources = [each for each in context.host_names if each != host and each in context.known_facts]
+        addresses = {each: await context.address(each) for each in sources}
+        if not sources:
+            findings[host] = unknown("no other host could be asked")
+            continue
+        findings[host] = data_ports_finding(context.inventory, await context.facts(host), report, sources, addresses)
+    return findings
+
+
+def packets_finding(host: Facts, links: Sequence[PairLink], payload: int) -> Finding:
+    """Judge whether full-size packets arrive: where they are lost, small messages pass and gradients hang."""
+    evidence = "\n".join(explain(link) for link in links)
+    stalled = [link for link in links if link.error in {LinkError.STALLED, LinkError.CLOSED}]
+    if stalled:
+        interface = host.interface or "INTERFACE"
+        return fail(
+            "; ".join(explain(link) for link in stalled),
+            evidence,
+            Fix(
+                f"packets of {host.mtu or 'full'} bytes are lost on the way (VPN, PPPoE, jumbo frames): use a smaller "
+                "MTU on the interface at both ends",
+                (f"sudo ip link set dev {interface} mtu 1280",),
+                host=host.host,
+                needs_root=True,
+            ),
+        )
+    proven = [link for link in links if link.error is None]
+    if not proven:
+        return unknown("no connection to send data over", evidence)
+    return ok(f"{payload / 1e6:.0f} MB there and back with {len(proven)} hosts", evidence)
+
+
+async def _packets(context: CheckContext, hosts: tuple[str, ...]) -> Mapping[str, Finding]:
+    report = await _report(context)
+    return {
+        host: packets_finding(await context.facts(host), _into(report, host), context.timings.payload)
+        if len(context.host_names) > 1
+        else skip("one host only")
+        for host in hosts
+    }
+
+
+def _into(report: NetworkReport, host: str) -> list[PairLink]:
+    return [link for (_, target), link in report.matrix.links.items() if target == host]
+
+
+def seen_as_finding(host: str, address: str, links: Sequence[PairLink]) -> Finding:
+    """Judge whether the others see this host under the address they are told to dial."""
+    seen = {link.target: link.seen_as for link in links if link.seen_as}
+    evidence = "; ".join(f"{target} sees {source}" for target, source in seen.items())
+    if not seen:
+        return unknown("no other host has seen a connection from it", evidence)
+    other = sorted({source for source in seen.values() if source != address})
+    if not _is_address(address) or not other:
+        return ok(f"seen as {', '.join(sorted(set(seen.values())))}", evidence)
+    return warn(
+        f"the others see {', '.join(other)}, not {address}: something translates addresses in between",
+        evidence,
+        Fix(
+            "use direct addresses: bridge the virtual machine or the access point instead of NAT, or join the hosts by "
+            "a VPN and name its addresses as train_address",
+            host=host,
+        ),
+    )
+
+
+async def _seen_as(context: CheckContext, hosts: tuple[str, ...]) -> Mapping[str, Finding]:
+    report = await _report(context)
+    findings: dict[str, Finding] = {}
+    for host in hosts:
+        links = [link for (source, _), link in report.matrix.links.items() if source == host]
+        alone = len(context.host_names) == 1
+        findings[host] = skip("one host only") if alone else seen_as_finding(host, await context.address(host), links)
+    return findings
+
+
+def speed_finding(host: str, links: Sequence[PairLink]) -> Finding:
+    """Judge the slowest rate into the host while all pairs talk at once."""
+    rates = {link.source: link.sent_bytes_per_second for link in links if link.sent_bytes_per_second}
+    evidence = "; ".join(f"from {source}: {rate / 1e6:.1f} MB/s" for source, rate in rates.items())
+    if not rates:
+        return unknown("no rate was measured", evidence)
+    source, slowest = min(rates.items(), key=lambda each: each[1])
+    if slowest < SLOW_LINK:
+        return warn(
+            f"{slowest * 8 / 1e6:.0f} Mbit/s from {source}: most of a step may be spent waiting for gradients",
+            evidence,
+            Fix(
+                "use a cable instead of Wi-Fi, or compress gradients: communication under [training]",
+                host=host,
+            ),
+        )
+    return ok(f"at least {slowest * 8 / 1e6:.0f} Mbit/s, all pairs at once", evidence)
+
+
+async def _speed(context: CheckContext, hosts: tuple[str, ...]) -> Mapping[str, Finding]:
+    report = await _report(context)
+    alone = len(context.host_names) == 1
+    return {host: skip("one host only") if alone else speed_finding(host, _into(report, host)) for host in hosts}
+
+
+EPHEMERAL = Check(
+    id="ephemeral-ports",
+    title="Ephemeral ports",
+    codes=("PF-42",),
+    severity=Severity.BLOCKS,
+    scope="host",
+    question="Is the master port outside the range the system hands out, and does that range lie in `port_range` where "
+    "one is promised? Gloo's data ports come from it.",
+    remedy="Choose another master port; narrow `net.ipv4.ip_local_port_range`.",
+    probe=each_host(_ephemeral),
+    needs=("system",),
+)
+INTERFACE = Check(
+    id="interface",
+    title="Interface and address",
+    codes=("PF-17", "PF-35", "PF-36", "PF-37", "PF-38", "PF-39"),
+    severity=Severity.BLOCKS,
+    scope="host",
+    question="Does the interface Gloo will be told exist, with the address the others dial, inside the job's container "
+    "too? An interface is always named, so a host name that resolves to 127.0.1.1 does no harm.",
+    remedy="Correct `interface`, `train_address` or `master_address`; use the host's network for containers.",
+    probe=each_host(_interface),
+    needs=("system",),
+    after=("image", "python"),
+    deadline=PROBE_DEADLINE,
+)
+LOOKUP = Check(
+    id="reverse-dns",
+    title="Reverse look-up",
+    codes=("PF-50",),
+    severity=Severity.WARNS,
+    scope="host",
+    question=f"Does a reverse look-up of another host's address end within {SLOW_LOOKUP:g} s, where the ranks run?",
+    remedy="Write the hosts into /etc/hosts, or correct the name server.",
+    probe=each_host(_lookup),
+    needs=("system",),
+    after=("image", "python"),
+    deadline=PROBE_DEADLINE,
+)
+MASTER_PORT = Check(
+    id="master-port",
+    title="Master port free",
+    codes=("PF-41",),
+    severity=Severity.BLOCKS,
+    scope="pair",
+    question="Can the master listen on the rendezvous port? It does, where rank 0 will run.",
+    remedy="End the program that holds it, or choose another `port`.",
+    probe=_master_port,
+    needs=("system",),
+    after=("image", "python", "stale-runs"),
+    deadline=PROBE_DEADLINE,
+)
+MASTER_REACHABLE = Check(
+    id="master-reachable",
+    title="Master port reachable",
+    codes=("PF-31", "PF-32", "PF-40"),
+    severity=Severity.BLOCKS,
+    scope="pair",
+    question="Does each worker reach a real listener on the master's port? Refused within milliseconds means REJECT, "
+    "silence means DROP. Ping is never asked: it proves nothing about TCP.",
+    remedy="Open the port in the master's firewall for the workers' addresses.",
+    probe=_master_reachable,
+    needs=("system",),
+    after=("master-port",),
+    deadline=PROBE_DEADLINE,
+)
+DATA_PORTS = Check(
+    id="data-ports",
+    title="Data ports",
+    codes=("PF-33", "PF-34", "PF-43"),
+    severity=Severity.BLOCKS,
+    scope="pair",
+    question="Does every other host reach a real listener on a port of this host's ephemeral range (or of "
+    "`port_range`)? Every ordered pair is tried, all at once.",
+    remedy="Open the range in the firewall of the host that is dialled.",
+    probe=_data_ports,
+    needs=("system",),
+    after=("master-port",),
+    deadline=PROBE_DEADLINE,
+)
+PACKETS = Check(
+    id="full-packets",
+    title="Full-size packets",
+    codes=("PF-45",),
+    severity=Severity.BLOCKS,
+    scope="pair",
+    question="Do 1 MB arrive in both directions on every pair? A path that swallows big packets lets the process group "
+    "form and hangs on the first gradient.",
+    remedy="Lower the MTU at both ends.",
+    probe=_packets,
+    needs=("data-ports",),
+    deadline=PROBE_DEADLINE,
+)
+SEEN_AS = Check(
+    id="addresses-seen",
+    title="No translation in between",
+    codes=("PF-44",),
+    severity=Severity.WARNS,
+    scope="pair",
+    question="Do the others see this host under the address they are told to dial?",
+    remedy="Bridge instead of NAT, or a VPN with direct addresses.",
+    probe=_seen_as,
+    needs=("data-ports",),
+    deadline=PROBE_DEADLINE,
+)
+SPEED = Check(
+    id="link-speed",
+    title="Link speed",
+    codes=("PF-46", "PF-47"),
+    severity=Severity.WARNS,
+    scope="pair",
+    question=f"Is every rate into this host above {SLOW_LINK * 8 / 1e6:.0f} Mbit/s while all pairs talk at once?",
+    remedy="A cable; gradient compression; fewer hosts.",
+    probe=_speed,
+    needs=("data-ports",),
+    deadline=PROBE_DEADLINE,
+)
+CHECKS = (
+    EPHEMERAL, INTERFACE, LOOKUP, MASTER_PORT, MASTER_REACHABLE, DATA_PORTS, PACKETS, SEEN_AS, SPEED,
+)  # fmt: skip

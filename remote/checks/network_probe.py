@@ -1,0 +1,353 @@
+"""Runs ``remote/scripts/probe.py`` on every host at the same time, where the job will run, and reads the answers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import shlex
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+from remote.checks.context import CheckContext, told
+from remote.checks.network_report import (
+    HostReport,
+    LinkError,
+    NetworkReport,
+    PairLink,
+    PairMatrix,
+    PortBind,
+    ProbeTimings,
+)
+from remote.errors import RemoteError
+from remote.facts import Facts
+from remote.inventory import Inventory
+from remote.runner import Completed
+
+CANDIDATES = 3
+"""Data ports offered for each host: the first that is free is taken."""
+LEAST_WINDOW = 4.0
+"""Seconds a probe that started late still dials."""
+PATIENCE = 3.0
+"""Seconds to wait for the resolver at the end."""
+IN_CONTAINER = "/hetero/probe.py"
+DATA = "data"
+MASTER = "master"
+Ports = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a host's probe runs."""
+
+    host: str
+    name: str
+    """``container`` or ``host``."""
+    address: str
+    """Where the others dial it."""
+    python: str = "python3"
+    image: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a probe printed, with the times of its host's clock moved to this machine's."""
+
+    place: Place
+    payload: Mapping[str, Any]
+    started: float
+    ended: float
+
+
+def script() -> str:
+    """The text of the probe."""
+    return files("remote").joinpath("scripts", "probe.py").read_text(encoding="utf-8")
+
+
+async def probe_network(context: CheckContext, hosts: tuple[str, ...]) -> NetworkReport:
+    """Let every host listen and dial all others; a host that cannot is in ``missing`` and delays nobody."""
+    found = await asyncio.gather(*(find_place(context, host) for host in hosts), return_exceptions=True)
+    missing: dict[str, str] = {}
+    places: list[Place] = []
+    for host, place in zip(hosts, found, strict=True):
+        match place:
+            case Place():
+                places.append(place)
+            case Exception():
+                missing[host] = told(place)
+            case BaseException():
+                raise place
+
+    facts = {place.host: await context.facts(place.host) for place in places}
+    ports = choose_ports(context.inventory, facts)
+    token = secrets.token_hex(16)
+    until = time.time() + context.timings.dial
+    configs = {place.host: configuration(context, place, places, facts, ports, token, until) for place in places}
+    answers: list[Answer] = []
+    completed = await asyncio.gather(
+        *(_run(context, each, configs[each.host]) for each in places), return_exceptions=True
+    )
+    for place, outcome in zip(places, completed, strict=True):
+        match outcome:
+            case Completed():
+                payload = read_answer(outcome.stdout, token)
+                if payload is None:
+                    said = (outcome.stderr.strip() or outcome.stdout.strip() or "nothing")[-400:]
+                    missing[place.host] = f"the probe exited {outcome.exit_status} and said: {said}"
+                    continue
+                offset = facts[place.host].clock_offset
+                answers.append(Answer(place, payload, payload["started"] - offset, payload["ended"] - offset))
+            case Exception():
+                missing[place.host] = told(outcome)
+            case BaseException():
+                raise outcome
+    return build_report(hosts, answers, missing, context.inventory.cluster.port)
+
+
+def master_of(context: CheckContext, places: Sequence[Place]) -> Place | None:
+    """The master's place, or None when it has none."""
+    return next((place for place in places if context.is_master(place.host)), None)
+
+
+async def find_place(context: CheckContext, name: str) -> Place:
+    """Decide where to listen: in the job's image, with the job's Python, or with the host's own.
+
+    Raises:
+        RemoteError: there is nothing on the host to listen with, or its address is not known.
+    """
+    host = context.host(name)
+    address = await context.address(name)
+    if not address:
+        raise RemoteError(
+            "the address other ranks reach it at is not known",
+            host=name,
+            next_step="set train_address of the host in cluster.toml",
+        )
+    if host.runtime == "process":
+        return Place(name, "host", address, python=host.python)
+    try:
+        if await context.image(name) is not None:
+            return Place(name, "container", address, image=await context.image_ref(name))
+        reason = "the image is not on the host"
+    except RemoteError as error:
+        reason = told(error)
+    python = (await context.facts(name)).python
+    if not python:
+        raise RemoteError(f"nothing to listen with: {reason}, and there is no python3 on the host", host=name)
+    return Place(name, "host", address, python=python)
+
+
+def choose_ports(inventory: Inventory, facts: Mapping[str, Facts]) -> Ports:
+    """Pick candidate data ports for each host, no port twice: several hosts may be one machine.
+
+    They lie in ``network.port_range``, else in the range from which the host's system gives Gloo its ports.
+    """
+    random = secrets.SystemRandom()
+    taken = {inventory.cluster.port}
+    ports: dict[str, tuple[int, ...]] = {}
+    for host, fact in facts.items():
+        first, last = port_range(inventory.network.port_range) or fact.ephemeral_ports
+        free = [port for port in range(first, last + 1) if port not in taken]
+        # A narrow range is shared out so that every host gets at least one port of its own.
+        wanted = min(CANDIDATES, max(1, (last - first + 1) // max(1, len(facts))))
+        ports[host] = tuple(random.sample(free, min(wanted, len(free))))
+        taken.update(ports[host])
+    return ports
+
+
+def port_range(text: str) -> tuple[int, int] | None:
+    """Read ``29900-29950``; None when the text is empty or not a range."""
+    first, dash, last = text.partition("-")
+    if not (dash and first.strip().isdigit() and last.strip().isdigit()):
+        return None
+    return int(first), int(last)
+
+
+def configuration(
+    context: CheckContext,
+    place: Place,
+    places: Sequence[Place],
+    facts: Mapping[str, Facts],
+    ports: Ports,
+    token: str,
+    until: float,
+) -> dict[str, Any]:
+    """The argument of one host's probe. ``until`` is on this machine's clock; durations are seconds."""
+    timings = context.timings
+    master_port = context.inventory.cluster.port
+    others = [each for each in places if each.host != place.host]
+    peers = [
+        {"name": each.host, "kind": DATA, "address": each.address, "ports": list(ports[each.host])} for each in others
+    ]
+    master = master_of(context, places)
+    if master is not None and master.host != place.host:
+        address = context.inventory.cluster.master_address or master.address
+        peers.append({"name": master.host, "kind": MASTER, "address": address, "ports": [master_port]})
+    is_master = master is not None and master.host == place.host
+    expect = [[each.host, DATA] for each in others] + [[each.host, MASTER] for each in others if is_master]
+    fact = facts[place.host]
+    wanted_interface = context.inventory.network.interface
+    reverse = others[0].address if is_master and others else (master.address if master is not None else "")
+    return {
+        "name": place.host,
+        "token": token,
+        "ports": list(ports[place.host]),
+        "master_port": master_port if is_master else 0,
+        "interface": fact.interface if wanted_interface == "auto" else wanted_interface,
+        "reverse": reverse,
+        "peers": peers,
+        "expect": expect,
+        "until": until + fact.clock_offset,
+        "least": min(LEAST_WINDOW, timings.dial),
+        "patience": PATIENCE,
+        **_durations(timings),
+    }
+
+
+def _durations(timings: ProbeTimings) -> dict[str, float | int]:
+    return {
+        "dial": timings.dial,
+        "linger": timings.linger,
+        "connect": timings.connect,
+        "transfer": timings.transfer,
+        "payload": timings.payload,
+    }
+
+
+async def _run(context: CheckContext, place: Place, config: Mapping[str, Any]) -> Completed:
+    timings = context.timings
+    limit = timings.start + timings.dial + timings.connect + timings.transfer + timings.linger + 2 * PATIENCE
+    argument = json.dumps(config)
+    if place.name == "container":
+        engine = await context.engine(place.host)
+        files = {IN_CONTAINER: script().encode()}
+        return await engine.run_once(place.image, ("python3", IN_CONTAINER, argument), files=files, timeout=limit)
+    command = f"exec {shlex.quote(place.python)} - {shlex.quote(argument)}"
+    return await context.runner(place.host).run(command, input=script().encode(), timeout=limit)
+
+
+def read_answer(output: str, token: str) -> Mapping[str, Any] | None:
+    """Find the probe's line among whatever else the host printed; None when it is not there or not ours."""
+    for line in reversed(output.splitlines()):
+        if not line.startswith('{"hetero_probe"'):
+            continue
+        try:
+            payload = json.loads(line)
+        except ValueError:
+            return None
+        well_formed = isinstance(payload, dict) and payload.get("token") == token
+        return payload if well_formed and _numbers(payload, ("started", "ended")) else None
+    return None
+
+
+def _numbers(payload: Mapping[str, Any], names: Iterable[str]) -> bool:
+    return all(isinstance(payload.get(name), (int, float)) for name in names)
+
+
+def build_report(
+    hosts: tuple[str, ...],
+    answers: Sequence[Answer],
+    missing: Mapping[str, str],
+    master_port: int,
+) -> NetworkReport:
+    """Put the hosts' answers together: each dialler's result is read with what the dialled host says it bound."""
+    reports = {answer.place.host: host_report(answer) for answer in answers}
+    by_host = {answer.place.host: answer for answer in answers}
+    links: dict[tuple[str, str], PairLink] = {}
+    master_links: dict[str, PairLink] = {}
+    for source in answers:
+        for entry in source.payload.get("links") or ():
+            target = by_host.get(str(entry.get("to")))
+            if target is None or not _overlap(source, target):
+                continue
+            is_data = entry.get("kind") == DATA
+            report = reports[target.place.host]
+            bound = report.data_ports if is_data else _master_ports(report)
+            address = target.place.address
+            link = pair_link(source.place.host, target.place.host, address, entry.get("attempts") or {}, bound)
+            if link is None:
+                continue
+            if is_data:
+                links[link.source, link.target] = link
+            else:
+                master_links[link.source] = link
+    return NetworkReport(
+        hosts=reports,
+        missing=dict(missing),
+        matrix=PairMatrix(hosts, links),
+        master_links=master_links,
+        master_port=master_port,
+    )
+
+
+def _overlap(source: Answer, target: Answer) -> bool:
+    """Whether the dialler was still trying when the listener came up."""
+    return target.started < source.ended
+
+
+def _master_ports(report: HostReport) -> tuple[int, ...]:
+    bind = report.master_bind
+    return (bind.port,) if bind is not None and not bind.error else ()
+
+
+def pair_link(
+    source: str, target: str, address: str, attempts: Mapping[str, Any], bound: tuple[int, ...]
+) -> PairLink | None:
+    """What one dialler says of one peer; None when the peer could not listen, so nothing was proven."""
+    for port in bound:
+        outcome = attempts.get(str(port))
+        if not isinstance(outcome, dict):
+            continue
+        error = outcome.get("error")
+        return PairLink(
+            source=source,
+            target=target,
+            address=address,
+            port=port,
+            round_trip=_number(outcome.get("round_trip")),
+            sent_bytes_per_second=_number(outcome.get("sent")),
+            received_bytes_per_second=_number(outcome.get("received")),
+            seen_as=str(outcome.get("seen") or ""),
+            error=LinkError(error) if error in set(LinkError) else LinkError.CLOSED if error else None,
+            detail=str(outcome.get("detail") or "")[:400],
+            seconds=_number(outcome.get("seconds")) or 0.0,
+        )
+    return None
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+def host_report(answer: Answer) -> HostReport:
+    """Read what a probe said of its own place."""
+    payload = answer.payload
+    binds = tuple(bind for each in payload.get("binds") or () if (bind := _bind(each)) is not None)
+    return HostReport(
+        host=answer.place.host,
+        place=answer.place.name,
+        python=str(payload.get("python") or ""),
+        data_ports=tuple(bind.port for bind in binds if not bind.error),
+        binds=binds,
+        master_bind=_bind(payload.get("master_bind")),
+        interface_addresses=_texts(payload.get("interface_addresses")),
+        hostname=str(payload.get("hostname") or ""),
+        hostname_addresses=_texts(payload.get("hostname_addresses")),
+        reverse_seconds=_number(payload.get("reverse_seconds")),
+        shared_memory=int(_number(payload.get("shared_memory")) or 0),
+        open_files=int(_number(payload.get("open_files")) or 0),
+        environment={str(name): str(value) for name, value in (payload.get("environment") or {}).items()},
+    )
+
+
+def _bind(value: object) -> PortBind | None:
+    if not isinstance(value, dict) or not isinstance(value.get("port"), int):
+        return None
+    return PortBind(value["port"], str(value.get("error") or ""), bool(value.get("in_use")))
+
+
+def _texts(value: object) -> tuple[str, ...] | None:
+    return tuple(str(each) for each in value) if isinstance(value, list) else None

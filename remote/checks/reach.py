@@ -1,0 +1,350 @@
+"""Reaching the hosts: SSH, the shell behind it, the system, and whether each host is a machine of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+from remote.checks.context import CheckContext
+from remote.checks.model import (
+    Check,
+    Finding,
+    Fix,
+    Severity,
+    Verdict,
+    each_host,
+    fail,
+    ok,
+    skip,
+    unknown,
+    warn,
+    whole_cluster,
+)
+from remote.errors import ConnectError, HostKeyChanged, HostKeyUnknown, HostUnreachable, LoginRefused
+from remote.facts import Facts
+from remote.inventory import Host
+
+SHELL_QUESTION = "echo HTUI $PSVersionTable.PSVersion.Major %OS% $0"
+"""Says which shell reads it and does nothing else: only cmd replaces %OS%, only PowerShell prints words on lines."""
+CLOCK_LIMIT = 1.0
+"""Seconds; certificates and merged logs bear less than this."""
+ARCHITECTURES = ("x86_64", "amd64", "aarch64", "arm64")
+
+
+def connection_finding(host: Host, error: ConnectError) -> Finding:
+    """Say why there is no connection, and what mends it."""
+    destination = f"{host.user}@{host.address or host.name}" if host.user else host.address or host.name
+    port = f" -p {host.port}" if host.port else ""
+    match error:
+        case HostKeyUnknown():
+            return fail(
+                f"first contact: {error.key_type} key {error.fingerprint} is not known yet",
+                str(error),
+                Fix(
+                    "compare the fingerprint with the one the host shows at its own screen, then accept the key",
+                    ("ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub",),
+                    host=host.name,
+                ),
+            )
+        case HostKeyChanged():
+            return fail(
+                "the host key has changed: another machine answers, or the host was installed anew",
+                str(error),
+                Fix(
+                    error.next_step
+                    or "find out why before anything else; if the host was installed anew, remove the "
+                    "old key on this machine and connect again",
+                    (f"ssh-keygen -R {host.address or host.name}",),
+                ),
+            )
+        case LoginRefused():
+            return fail(
+                f"login refused: {error.message}",
+                str(error),
+                Fix("put your public key on the host, from this machine", (f"ssh-copy-id{port} {destination}",)),
+            )
+        case HostUnreachable():
+            return fail(
+                f"not reachable: {error.message}",
+                str(error),
+                Fix(
+                    error.next_step or "switch the host on, check address and port, and that its SSH server runs",
+                    (f"ssh -v{port} {destination} true",),
+                ),
+            )
+        case _:
+            return fail(error.message, str(error), Fix(error.next_step) if error.next_step else None)
+
+
+async def _ssh(context: CheckContext, name: str) -> Finding:
+    try:
+        runner = context.runner(name)
+    except ConnectError as error:
+        return connection_finding(context.host(name), error)
+    completed = await runner.run("true", timeout=10.0)
+    if completed.exit_status == 0:
+        return ok("connected")
+    return fail(
+        f"connected, but `true` exited {completed.exit_status}: the account's shell does not run commands",
+        completed.stderr or completed.stdout,
+        Fix("give the account a normal login shell", ("sudo chsh -s /bin/sh USER",), host=name, needs_root=True),
+    )
+
+
+def shell_finding(host: str, reply: str) -> Finding:
+    """Tell a POSIX shell from the two of Windows by how ``SHELL_QUESTION`` came back."""
+    words = reply.split()
+    if "HTUI" not in words:
+        return unknown("the shell did not answer the question it was asked", reply)
+    if "%OS%" in words and ".PSVersion.Major" in words:
+        return ok(f"POSIX shell {words[-1]}" if words[-1] != "%OS%" else "POSIX shell")
+    fix = Fix(
+        "log in to Linux on that machine: run the SSH server inside WSL 2, or make wsl.exe the default shell of "
+        "Windows' SSH server (PowerShell as administrator)",
+        (
+            (
+                "New-ItemProperty -Path HKLM:\\SOFTWARE\\OpenSSH -Name DefaultShell "
+                "-Value C:\\Windows\\System32\\wsl.exe -PropertyType String -Force"
+            ),
+        ),
+        host=host,
+        needs_root=True,
+    )
+    which = "cmd.exe" if "Windows_NT" in words else "PowerShell"
+    return fail(f"the login shell is {which} of Windows; ranks run on Linux and macOS", reply, fix)
+
+
+async def _shell(context: CheckContext, name: str) -> Finding:
+    runner = context.runner(name)
+    completed = await runner.run(SHELL_QUESTION, timeout=15.0)
+    finding = shell_finding(name, completed.stdout)
+    if finding.verdict is not Verdict.UNKNOWN:
+        return finding
+    # csh and fish stumble over the question; what counts is that commands reach /bin/sh.
+    indirect = await runner.run("exec /bin/sh -c 'echo HTUI-sh'", timeout=15.0)
+    return ok("POSIX shell, behind another one") if "HTUI-sh" in indirect.stdout.split() else finding
+
+
+def system_finding(host: Host, facts: Facts) -> Finding:
+    """Judge system, architecture and runtime together."""
+    what = " ".join(part for part in (facts.distribution or facts.system, facts.architecture) if part)
+    evidence = f"uname: {facts.system} {facts.kernel} {facts.architecture}; {facts.distribution}"
+    if not facts.system or not facts.architecture:
+        return unknown("the host did not say what system it runs", evidence)
+    if facts.system not in {"Linux", "Darwin"}:
+        return fail(
+            f"{facts.system} is not supported",
+            evidence,
+            Fix('use Linux, macOS with runtime = "process", or WSL 2 on Windows', host=host.name),
+        )
+    if facts.architecture not in ARCHITECTURES:
+        return fail(
+            f"no torch wheels for {facts.architecture}",
+            evidence,
+            Fix("use a 64-bit Intel, AMD or ARM system (on a Raspberry Pi: the 64-bit image)", host=host.name),
+        )
+    if facts.system == "Darwin" and host.runtime == "docker":
+        return warn(
+            f"{what}: containers on macOS run in a virtual machine, without the GPU and behind its network",
+            evidence,
+            Fix('set runtime = "process" for this host in cluster.toml', host=host.name),
+        )
+    if facts.wsl:
+        return warn(
+            f"{what} under WSL 2: in its default NAT mode the other hosts cannot reach it",
+            evidence,
+            Fix(
+                "set networkingMode=mirrored under [wsl2] in %UserProfile%\\.wslconfig on Windows, then restart WSL",
+                ("wsl.exe --shutdown",),
+                host=host.name,
+            ),
+        )
+    return ok(what, evidence)
+
+
+async def _system(context: CheckContext, name: str) -> Finding:
+    return system_finding(context.host(name), await context.facts(name))
+
+
+def duplicates_finding(facts: Mapping[str, Facts], same_machine: bool) -> Finding:
+    """Find inventory lines that lead to one machine."""
+    by_machine: dict[str, list[str]] = {}
+    for name, fact in facts.items():
+        if fact.machine_id:
+            by_machine.setdefault(fact.machine_id, []).append(name)
+    nameless = [name for name, fact in facts.items() if not fact.machine_id]
+    doubles = [names for names in by_machine.values() if len(names) > 1]
+    evidence = "; ".join(f"{name}: machine id {fact.machine_id or 'none'}" for name, fact in facts.items())
+    if doubles and same_machine:
+        return ok("several hosts on one machine, as meant for the demo", evidence)
+    if doubles:
+        pairs = "; ".join(" = ".join(names) for names in doubles)
+        return fail(
+            f"the same machine under several names: {pairs}",
+            evidence,
+            Fix(
+                "remove all but one of them from cluster.toml (one host entry uses all its GPUs); if the machines were "
+                "cloned from one disk, give each its own id",
+                ("sudo rm -f /etc/machine-id && sudo systemd-machine-id-setup",),
+                host=doubles[0][-1],
+                needs_root=True,
+            ),
+        )
+    if len(nameless) > 1:
+        return unknown(f"no machine id on {', '.join(nameless)}, so they cannot be told apart", evidence)
+    return ok("every host is a machine of its own" if len(facts) > 1 else "one host", evidence)
+
+
+async def _duplicates(context: CheckContext, hosts: tuple[str, ...]) -> Finding:
+    gathered = await asyncio.gather(*(context.facts(name) for name in hosts))
+    same_machine = context.same_machine or _all_loopback(context, hosts)
+    return duplicates_finding(dict(zip(hosts, gathered, strict=True)), same_machine)
+
+
+def _all_loopback(context: CheckContext, hosts: tuple[str, ...]) -> bool:
+    """Hosts that are all asked for at loopback addresses are one machine on purpose."""
+    return all((context.host(name).address or name).startswith(("127.", "localhost", "local")) for name in hosts)
+
+
+def clock_finding(facts: Facts) -> Finding:
+    """Judge the offset of the host's clock from this machine's."""
+    offset = facts.clock_offset
+    evidence = f"offset {offset:+.3f} s, corrected by half of a round trip of {facts.round_trip * 1e3:.1f} ms"
+    if abs(offset) - facts.round_trip <= CLOCK_LIMIT:
+        return ok(f"{offset:+.2f} s", evidence)
+    direction = "ahead of" if offset > 0 else "behind"
+    commands = ("sudo sntp -sS time.apple.com",) if facts.system == "Darwin" else ("sudo timedatectl set-ntp true",)
+    return warn(
+        f"the clock is {abs(offset):.1f} s {direction} this machine's; log times are corrected, certificates are not",
+        evidence,
+        Fix("let the host set its clock from the network", commands, host=facts.host, needs_root=True),
+    )
+
+
+async def _clock(context: CheckContext, name: str) -> Finding:
+    return clock_finding(await context.facts(name))
+
+
+def power_finding(host: str, reply: str) -> Finding:
+    """Read ``POWER_QUESTION``'s answer."""
+    said = dict(line.split("=", 1) for line in reply.splitlines() if "=" in line)
+    if "mains" not in said and "lid" not in said:
+        return unknown("the host did not say how it is powered", reply)
+    fix = Fix(
+        "keep the host awake while it trains",
+        (
+            "caffeinate -ims &"
+            if said.get("system") == "Darwin"
+            else "sudo systemd-inhibit --what=sleep:idle:handle-lid-switch --why=training sleep infinity &",
+        ),
+        host=host,
+        needs_root=said.get("system") != "Darwin",
+    )
+    if said.get("mains") == "0":
+        return warn("on battery: it will slow down, and may sleep in the middle of training", reply, fix)
+    if said.get("lid") == "closed":
+        return warn("its lid is closed: it may sleep in the middle of training", reply, fix)
+    return ok("on mains" if said.get("mains") == "1" else "no battery", reply)
+
+
+POWER_QUESTION = """
+system=$(uname -s); echo "system=$system"
+if [ "$system" = Darwin ]; then
+  case $(pmset -g batt 2>/dev/null) in
+    *"Battery Power"*) echo mains=0 ;; *"AC Power"*) echo mains=1 ;; *) echo mains=none ;;
+  esac
+else
+  battery=none; mains=none
+  for supply in /sys/class/power_supply/*; do
+    [ -r "$supply/type" ] || continue
+    read -r kind < "$supply/type"
+    [ "$kind" = Battery ] && battery=yes
+    [ "$kind" = Mains ] && [ -r "$supply/online" ] && read -r mains < "$supply/online"
+  done
+  [ "$battery" = none ] && mains=none
+  echo "mains=$mains"
+  for state in /proc/acpi/button/lid/*/state; do
+    [ -r "$state" ] || continue
+    case $(cat "$state") in *closed*) echo lid=closed ;; *open*) echo lid=open ;; esac
+  done
+fi
+"""
+
+
+async def _power(context: CheckContext, name: str) -> Finding:
+    if context.host(name).address == "local":
+        return skip("this is the machine in front of you")
+    completed = await context.runner(name).run("exec /bin/sh -s", input=POWER_QUESTION.encode(), timeout=10.0)
+    return power_finding(name, completed.stdout)
+
+
+SSH = Check(
+    id="ssh",
+    title="SSH login",
+    codes=("PF-01",),
+    severity=Severity.BLOCKS,
+    scope="host",
+    question="Is there an authenticated connection with a known host key, and does it run commands?",
+    remedy="`ssh-copy-id` for a refused login; compare and accept the fingerprint at first contact; find out why a key "
+    "changed. Host keys are never accepted unseen.",
+    probe=each_host(_ssh),
+)
+SHELL = Check(
+    id="shell",
+    title="POSIX shell",
+    codes=("PF-03",),
+    severity=Severity.BLOCKS,
+    scope="host",
+    question=f"Which shell reads the commands? Asked with `{SHELL_QUESTION}`, which every shell answers differently.",
+    remedy="On Windows, log in to WSL 2: run its own SSH server or make `wsl.exe` the default shell.",
+    probe=each_host(_shell),
+    needs=("ssh",),
+)
+SYSTEM = Check(
+    id="system",
+    title="System and architecture",
+    codes=("PF-48", "PF-49"),
+    severity=Severity.BLOCKS,
+    scope="host",
+    question="Is it 64-bit Linux, or macOS with runtime `process`? Read with all other facts in one round trip.",
+    remedy='Use Linux, macOS with `runtime = "process"`, or WSL 2 with `networkingMode=mirrored`.',
+    probe=each_host(_system),
+    needs=("shell",),
+    deadline=30.0,
+)
+DUPLICATES = Check(
+    id="duplicates",
+    title="One line, one machine",
+    codes=("PF-05",),
+    severity=Severity.BLOCKS,
+    scope="cluster",
+    question="Do two hosts of the inventory lead to the same machine? Compared by machine id; hosts that are all on "
+    "loopback addresses are meant to be one machine.",
+    remedy="Remove the second entry; give cloned disks a machine id of their own.",
+    probe=whole_cluster(_duplicates),
+    needs=("system",),
+)
+CLOCK = Check(
+    id="clock",
+    title="Clock",
+    codes=("PF-06",),
+    severity=Severity.WARNS,
+    scope="host",
+    question=f"Is the clock within {CLOCK_LIMIT:g} s of this machine's, corrected by half the round trip?",
+    remedy="Switch on network time: `sudo timedatectl set-ntp true`.",
+    probe=each_host(_clock),
+    needs=("system",),
+)
+POWER = Check(
+    id="power",
+    title="Mains and lid",
+    codes=("PF-07",),
+    severity=Severity.WARNS,
+    scope="host",
+    question="Does the host run on battery, or with its lid closed, so that it may sleep? Read from "
+    "/sys/class/power_supply, /proc/acpi/button and `pmset`.",
+    remedy="Plug it in; hold sleep off with `systemd-inhibit` or `caffeinate`.",
+    probe=each_host(_power),
+    needs=("system",),
+)
+CHECKS = (SSH, SHELL, SYSTEM, DUPLICATES, CLOCK, POWER)

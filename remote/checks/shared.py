@@ -1,0 +1,60 @@
+"""A value that several checks want at the same time is found out once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Generic, TypeVar
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+
+class Shared(Generic[K, V]):
+    """Computes a value once for each key and gives it (or what was raised) to everyone who asks."""
+
+    def __init__(self, compute: Callable[[K], Awaitable[V]]) -> None:
+        self._compute = compute
+        self._tasks: dict[K, asyncio.Task[V]] = {}
+
+    async def get(self, key: K) -> V:
+        """Return the value of ``key``; a caller who gives up does not stop the others' waiting."""
+        task = self._tasks.get(key)
+        if task is None or task.cancelled():
+            task = asyncio.create_task(self._run(key))
+            self._tasks[key] = task
+        return await asyncio.shield(task)
+
+    async def _run(self, key: K) -> V:
+        return await self._compute(key)
+
+    def ready(self, key: K) -> V | None:
+        """Return the value if it is there, else None."""
+        task = self._tasks.get(key)
+        if task is None or not task.done() or task.cancelled() or task.exception() is not None:
+            return None
+        return task.result()
+
+    async def forget(self, key: K) -> None:
+        """Drop the value of ``key``; the next ``get`` computes it afresh."""
+        task = self._tasks.pop(key, None)
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def forget_all(self) -> None:
+        """Drop every value."""
+        for key in tuple(self._tasks):
+            await self.forget(key)
+
+    async def stop(self) -> None:
+        """End what is still being computed; what is there stays."""
+        running = [(key, task) for key, task in self._tasks.items() if not task.done()]
+        for key, task in running:
+            del self._tasks[key]
+            task.cancel()
+        await asyncio.gather(*(task for _, task in running), return_exceptions=True)
+        # A failure nobody waited for any more has been told by its check; asking for it keeps asyncio quiet.
+        for task in self._tasks.values():
+            if task.done() and not task.cancelled():
+                task.exception()

@@ -1,0 +1,384 @@
+"""Listens and dials where the ranks of one host will run, and prints what happened as one line of JSON.
+
+Sent over standard input or as ``-c`` to the host or into the job's image. Standard library only, Python 3.6 or newer.
+The only argument is a JSON object; ``remote/checks/network_probe.py`` writes it and documents its fields. Only peers
+that know the run's token are answered.
+"""
+
+# ruff: noqa: UP006, UP035, UP041, UP045  the syntax and the exceptions of Python 3.6
+
+import errno
+import json
+import os
+import platform
+import socket
+import struct
+import sys
+import threading
+import time
+from typing import Any, Callable, Dict, List, Optional, Set, Tuple
+
+PINGS = 3
+CHUNK = 1 << 16
+RETRY_SECONDS = 0.15
+MAX_HEADER = 4096
+MAX_WINDOW = 60.0
+SIOCGIFADDR = {"Linux": 0x8915, "Darwin": 0xC0206921}
+DISTURBING = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "CUDA_VISIBLE_DEVICES")
+DISTURBING_PREFIXES = ("MASTER_", "NCCL_", "GLOO_", "TORCH_DISTRIBUTED_", "TORCH_NCCL_")
+
+
+class Stranger(Exception):
+    """Whoever answered is not this run's probe."""
+
+
+class Stalled(Exception):
+    """The connection stands but data stopped."""
+
+
+class Closed(Exception):
+    """The peer closed the connection in the middle."""
+
+
+class Line:
+    """One connection with a deadline over everything that is sent and received on it."""
+
+    def __init__(self, connection: socket.socket, deadline: float) -> None:
+        self.connection = connection
+        self.deadline = deadline
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def arm(self) -> None:
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise Stalled("no time left")
+        self.connection.settimeout(left)
+
+    def send(self, data: bytes) -> None:
+        try:
+            self.arm()
+            self.connection.sendall(data)
+        except socket.timeout:
+            raise Stalled(f"could not send {len(data)} bytes in time") from None
+        except OSError as error:
+            raise Closed(str(error)) from None
+
+    def receive(self, count: int) -> bytes:
+        parts = []
+        missing = count
+        while missing:
+            try:
+                self.arm()
+                part = self.connection.recv(min(missing, CHUNK))
+            except (socket.timeout, Stalled):
+                raise Stalled(f"{count - missing} of {count} bytes arrived in time") from None
+            except OSError as error:
+                raise Closed(str(error)) from None
+            if not part:
+                raise Closed(f"the peer closed after {count - missing} of {count} bytes")
+            parts.append(part)
+            missing -= len(part)
+        return b"".join(parts)
+
+    def send_header(self, header: Dict[str, Any]) -> None:
+        data = json.dumps(header).encode()
+        self.send(struct.pack("!I", len(data)) + data)
+
+    def receive_header(self) -> Dict[str, Any]:
+        (size,) = struct.unpack("!I", self.receive(4))
+        if size > MAX_HEADER:
+            raise Stranger("answered with something else")
+        try:
+            header = json.loads(self.receive(size).decode("utf-8", "replace"))
+        except ValueError:
+            raise Stranger("answered with something else") from None
+        if not isinstance(header, dict):
+            raise Stranger("answered with something else")
+        return header
+
+
+class Listener:
+    """Answers this run's diallers on every port it could bind."""
+
+    def __init__(self, config: Dict[str, Any]) -> None:
+        self.config = config
+        self.sockets: List[socket.socket] = []
+        self.lock = threading.Lock()
+        self.served: Set[Tuple[str, str]] = set()
+        self.changed = threading.Event()
+
+    def bind(self, port: int) -> Dict[str, Any]:
+        """Return what became of an attempt to listen on ``port``; the same options as torch's TCPStore."""
+        listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind(("", port))
+            listening.listen(128)
+        except OSError as error:
+            listening.close()
+            return {"port": port, "error": str(error), "in_use": error.errno == errno.EADDRINUSE}
+        self.sockets.append(listening)
+        start(self.accept, listening)
+        return {"port": port, "error": "", "in_use": False}
+
+    def accept(self, listening: socket.socket) -> None:
+        while True:
+            try:
+                connection, address = listening.accept()
+            except OSError:
+                return  # closed: the probe is ending
+            start(self.serve, connection, address)
+
+    def serve(self, connection: socket.socket, address: Tuple[Any, ...]) -> None:
+        line = Line(connection, time.monotonic() + self.config["transfer"])
+        try:
+            header = line.receive_header()
+            if header.get("token") != self.config["token"]:
+                return
+            line.send_header({"token": self.config["token"], "name": self.config["name"], "seen": address[0]})
+            for _ in range(PINGS):
+                line.send(line.receive(1))
+            line.receive(self.config["payload"])
+            line.send(b"k")
+            line.send(bytes(self.config["payload"]))
+            line.receive(1)
+        except (Stalled, Closed, Stranger):
+            return  # the dialler tells what went wrong
+        finally:
+            connection.close()
+        with self.lock:
+            self.served.add((str(header.get("from")), str(header.get("kind"))))
+        self.changed.set()
+
+    def close(self) -> None:
+        for listening in self.sockets:
+            listening.close()
+
+
+class Dialler:
+    """Dials one peer until it answers or the time is over."""
+
+    def __init__(self, config: Dict[str, Any], peer: Dict[str, Any], until: float) -> None:
+        self.config = config
+        self.peer = peer
+        self.until = until
+        self.attempts: Dict[str, Dict[str, Any]] = {}
+        self.done = threading.Event()
+
+    def run(self) -> None:
+        try:
+            while not self.attempt_all() and time.monotonic() < self.until:
+                time.sleep(RETRY_SECONDS)
+        finally:
+            self.done.set()
+
+    def attempt_all(self) -> bool:
+        for port in self.peer["ports"]:
+            started = time.monotonic()
+            outcome = self.attempt(port)
+            outcome["seconds"] = time.monotonic() - started
+            self.attempts[str(port)] = outcome
+            if "error" not in outcome:
+                return True
+        return False
+
+    def attempt(self, port: int) -> Dict[str, Any]:
+        try:
+            connection = socket.create_connection((self.peer["address"], port), timeout=self.config["connect"])
+        except socket.gaierror as error:
+            return {"error": "name", "detail": str(error)}
+        except socket.timeout:
+            return {"error": "timeout", "detail": "no answer within {:g} s".format(self.config["connect"])}
+        except ConnectionRefusedError as error:
+            return {"error": "refused", "detail": str(error)}
+        except OSError as error:
+            if error.errno == errno.ETIMEDOUT:
+                return {"error": "timeout", "detail": str(error)}
+            return {"error": "unreachable", "detail": str(error)}
+        try:
+            return self.exchange(Line(connection, time.monotonic() + self.config["transfer"]))
+        finally:
+            connection.close()
+
+    def exchange(self, line: Line) -> Dict[str, Any]:
+        payload = self.config["payload"]
+        try:
+            line.send_header({"token": self.config["token"], "from": self.config["name"], "kind": self.peer["kind"]})
+            answer = line.receive_header()
+        except (Stalled, Closed, Stranger) as error:
+            return {"error": "stranger", "detail": f"connected, but no probe answered: {error}"}
+        if answer.get("token") != self.config["token"] or answer.get("name") != self.peer["name"]:
+            return {"error": "stranger", "detail": "the probe of {} answered".format(answer.get("name"))}
+        try:
+            round_trips = []
+            for _ in range(PINGS):
+                began = time.perf_counter()
+                line.send(b"p")
+                line.receive(1)
+                round_trips.append(time.perf_counter() - began)
+            began = time.perf_counter()
+            line.send(bytes(payload))
+            line.receive(1)
+            sent = time.perf_counter()
+            line.receive(payload)
+            received = time.perf_counter()
+            line.send(b"k")
+        except Stalled as error:
+            return {"error": "stalled", "detail": str(error), "seen": answer.get("seen")}
+        except Closed as error:
+            return {"error": "closed", "detail": str(error), "seen": answer.get("seen")}
+        return {
+            "seen": answer.get("seen"),
+            "round_trip": min(round_trips),
+            "sent": payload / max(sent - began, 1e-9),
+            "received": payload / max(received - sent, 1e-9),
+        }
+
+
+class Timed:
+    """Runs a call that may block for long and keeps its result and its duration."""
+
+    def __init__(self, call: Callable[[], List[Any]]) -> None:
+        self.call = call
+        self.result: Optional[List[Any]] = None
+        self.seconds: Optional[float] = None
+        self.done = threading.Event()
+        start(self.run)
+
+    def run(self) -> None:
+        began = time.monotonic()
+        try:
+            self.result = self.call()
+        except OSError:
+            self.result = []  # "does not resolve" is an answer too, and quick or slow like any other
+        self.seconds = time.monotonic() - began
+        self.done.set()
+
+
+def start(function: Callable[..., None], *args: Any) -> None:
+    """Run a function in a thread that does not keep the process alive."""
+    thread = threading.Thread(target=function, args=args)
+    thread.daemon = True
+    thread.start()
+
+
+def interface_addresses(name: str) -> Optional[List[str]]:
+    """Return the IPv4 addresses of an interface, or None when there is no such interface."""
+    try:
+        socket.if_nametoindex(name)
+    except OSError:
+        return None
+    request = SIOCGIFADDR.get(platform.system())
+    if request is None:
+        return []
+    import fcntl
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        try:
+            packed = fcntl.ioctl(any_socket.fileno(), request, struct.pack("256s", name.encode()[:15]))
+        except OSError:
+            return []
+    return [socket.inet_ntoa(packed[20:24])]
+
+
+def own_addresses() -> List[Any]:
+    """Return what the own host name resolves to."""
+    found = socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET, socket.SOCK_STREAM)
+    return sorted({each[4][0] for each in found})
+
+
+def disturbing_environment() -> Dict[str, str]:
+    """Return variables that would change what the ranks do."""
+    found = {}
+    for name, value in os.environ.items():
+        if name.lower().endswith("_proxy") and name.lower() != "no_proxy":
+            found[name] = "set"  # never the value: it may hold a password
+        elif name in DISTURBING or name.startswith(DISTURBING_PREFIXES):
+            found[name] = value[:200]
+    return found
+
+
+def shared_memory() -> int:
+    """Return the bytes of /dev/shm."""
+    try:
+        stat = os.statvfs("/dev/shm")  # noqa: S108  the place torch's data loader uses
+    except OSError:
+        return 0
+    return stat.f_blocks * stat.f_frsize
+
+
+def open_files() -> int:
+    """Return the soft limit on open files."""
+    try:
+        import resource
+    except ImportError:
+        return 0
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def main() -> None:
+    """Listen, dial, and print one line."""
+    config = json.loads(sys.argv[1])
+    started = time.time()
+    window = config["dial"]
+    if config.get("until"):
+        window = min(max(config["until"] - started, config["least"]), MAX_WINDOW)
+    until = time.monotonic() + window
+    listener = Listener(config)
+    binds = []
+    for port in config["ports"]:
+        binds.append(listener.bind(port))
+        if not binds[-1]["error"]:
+            break
+    master_bind = listener.bind(config["master_port"]) if config["master_port"] else None
+
+    reverse = Timed(lambda: list(socket.gethostbyaddr(config["reverse"]))) if config["reverse"] else None
+    names = Timed(own_addresses)
+    diallers = [Dialler(config, peer, until) for peer in config["peers"]]
+    for dialler in diallers:
+        start(dialler.run)
+    grace = config["connect"] + config["transfer"]
+    for dialler in diallers:
+        dialler.done.wait(max(until + grace - time.monotonic(), 0))
+    expected = {(name, kind) for name, kind in config["expect"]}
+    while True:
+        listener.changed.clear()
+        with listener.lock:
+            complete = expected <= listener.served
+        left = until + config["linger"] - time.monotonic()
+        if complete or left <= 0:
+            break
+        listener.changed.wait(left)
+    for timed in (reverse, names):
+        if timed is not None:
+            timed.done.wait(config["patience"])
+    listener.close()
+
+    result = {
+        "hetero_probe": 1,
+        "name": config["name"],
+        "token": config["token"],
+        "python": platform.python_version(),
+        "started": started,
+        "ended": time.time(),
+        "binds": binds,
+        "master_bind": master_bind,
+        "interface_addresses": interface_addresses(config["interface"]) if config["interface"] else None,
+        "hostname": socket.gethostname(),
+        "hostname_addresses": names.result,
+        "reverse_seconds": reverse.seconds if reverse is not None else None,
+        "shared_memory": shared_memory(),
+        "open_files": open_files(),
+        "environment": disturbing_environment(),
+        "links": [
+            {"to": dialler.peer["name"], "kind": dialler.peer["kind"], "attempts": dict(dialler.attempts)}
+            for dialler in diallers
+        ],
+    }
+    sys.stdout.write("\n" + json.dumps(result) + "\n")
+    sys.stdout.flush()
+    os._exit(0)  # a look-up that hangs in the resolver must not keep the process
+
+
+if __name__ == "__main__":
+    main()
