@@ -21,10 +21,8 @@ def _checked_devices(value: object) -> object:
     """Give one clear answer where the union would give one for each of its branches."""
     if isinstance(value, str) and value in ("auto", "cpu", "mps"):
         return value
-    if isinstance(value, (list, tuple)) and all(
-        isinstance(each, (int, str)) and each is not True and each is not False for each in value
-    ):
-        return value
+    if isinstance(value, (list, tuple)) and all(type(each) in (int, str) for each in value):
+        return tuple(value)
     raise ValueError('write "auto", "cpu", "mps" or a list of GPU indices or UUIDs such as [0, 1]')
 
 
