@@ -190,11 +190,13 @@ class Notice(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Output(Event):
-    """A line of ordinary output of a rank's process, relayed by the agent."""
+    """A line of ordinary output of a rank's process, relayed by the agent, which is the one that numbers it."""
 
     kind: ClassVar[str] = "output"
     stream: Literal["stdout", "stderr"] = "stdout"
     text: str = ""
+    source_rank: int = -1
+    """The rank whose process wrote the line; -1 for the agent's own children."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -335,13 +337,18 @@ def _as_float(where: str, value: float) -> float:
 class Emitter:
     """Numbers the events of one rank and writes them, one line each. Safe to use from several threads."""
 
-    def __init__(self, rank: int, write: Callable[[str], object], clock: Callable[[], float] = time.time) -> None:
-        """``write`` takes one complete line with its newline; ``clock`` returns seconds since the epoch."""
+    def __init__(
+        self, rank: int, write: Callable[[str], object], clock: Callable[[], float] = time.time, *, first_seq: int = 0
+    ) -> None:
+        """``write`` takes one complete line with its newline; ``clock`` returns seconds since the epoch.
+
+        ``first_seq`` lets a rank that was started again go on counting where its last process stopped.
+        """
         self.rank = rank
         self._write = write
         self._clock = clock
         self._lock = threading.Lock()
-        self._next_seq = 0
+        self._next_seq = first_seq
 
     def emit(self, event_type: type[Event], /, **values: Any) -> None:
         """Fill in rank, seq and time, and write the event."""
