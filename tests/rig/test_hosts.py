@@ -58,7 +58,7 @@ def test_an_image_is_there_without_being_loaded_and_can_be_removed(rig: Rig) -> 
     assert said.startswith("/opt/hetero/trainer/__init__.py 2.13.0")
     assert (
         first.docker(
-            "run", "--rm", "--network=host", rig.image, "sh", "-c", "id -un; touch /hetero/control/a /hetero/out/a"
+            "run", "--rm", "--network=host", rig.image, "sh", "-c", "id -un; touch /hetero/control/a /hetero/output/a"
         )
         == "trainer"
     )

@@ -1,0 +1,56 @@
+"""The rig as a person's ``cluster.toml``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.rig.hosts import Rig
+from tests.rig.machine import LOGIN_USER
+
+TomlValue = str | int | float | bool
+
+
+def _table(header: str, values: dict[str, TomlValue]) -> str:
+    # JSON's strings, numbers and booleans are TOML's too.
+    return f"{header}\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())
+
+
+def cluster_toml(rig: Rig, *, user: str = LOGIN_USER, name: str = "rig", **training: TomlValue) -> str:
+    """Return an inventory of all hosts of the rig that trains a built-in workload in the rig's image.
+
+    Args:
+        rig: A running rig that has an image.
+        user: Account to log in with.
+        name: Name of the cluster.
+        **training: Keys of the table ``training``, over small defaults.
+    """
+    small: dict[str, TomlValue] = {
+        "workload": "simple_cnn",
+        "global_batch": 96,
+        "epochs": 1,
+        "samples": 1920,
+        "checkpoint_every": 0,
+    }
+    tables = [
+        _table("[cluster]", {"name": name}),
+        _table("[image]", {"ref": rig.image}),
+        _table("[training]", small | training),
+    ]
+    for host in rig.hosts:
+        entry: dict[str, TomlValue] = {
+            "name": host.name,
+            "address": host.address,
+            "user": user,
+            "identity_file": str(rig.identity_file),
+            "host_key": host.fingerprint,
+        }
+        tables.append(_table("[[hosts]]", entry))
+    return "\n".join(tables)
+
+
+def write_cluster(folder: Path, text: str) -> Path:
+    """Write ``cluster.toml`` and return its path."""
+    path = folder / "cluster.toml"
+    path.write_text(text)
+    return path
