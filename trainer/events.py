@@ -322,7 +322,9 @@ def _checked(where: str, annotation: str, value: Any) -> Any:
             if isinstance(value, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in value):
                 return tuple((_checked(where, "int", pair[0]), _checked(where, "float", pair[1])) for pair in value)
         case _ if annotation.startswith("Literal["):
-            if isinstance(value, str) and f'"{value}"' in annotation:
+            # A postponed annotation is the compiler's own spelling, with the quotes of repr.
+            choices = annotation.removeprefix("Literal[").removesuffix("]").split(", ")
+            if isinstance(value, str) and repr(value) in choices:
                 return value
     raise EventError(f"{where}: expected {annotation}, got {str(value)[:40]!r}")
 
