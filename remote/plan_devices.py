@@ -172,6 +172,8 @@ def choose_backend(choice: BackendChoice, devices: Sequence[tuple[str, Devices]]
             )
         return "nccl", "NCCL, because cluster.backend says so"
     if obstacles:
+        if len(obstacles) == len(devices) > 1:
+            return "gloo", "Gloo, because no rank has an NVIDIA GPU"
         return "gloo", f"Gloo, because {'; '.join(obstacles)}"
     return "nccl", "NCCL, because every rank has an NVIDIA GPU"
 
