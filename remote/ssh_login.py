@@ -122,21 +122,27 @@ class JumpConnections:
     config_files: Sequence[Path] | None = None
     _logins: dict[str, asyncio.Task[Login]] = field(default_factory=dict)
 
-    async def reach(self, jump: str, label: str) -> Login:
+    async def reach(self, jump: str, label: str, via: frozenset[str] = frozenset()) -> Login:
         """Return a live connection to the last jump host of a comma-separated list.
+
+        Args:
+            jump: ``[user@]host[:port]``, several separated by commas.
+            label: Host that asks, for messages.
+            via: Jump hosts that are being reached already, so that ``Host *`` with ``ProxyJump`` does not go round.
 
         Raises:
             ConnectError: a jump host cannot be reached or refuses.
         """
         task = self._logins.get(jump)
         if task is None or self._is_dead(task):
-            task = asyncio.create_task(self._open(jump, label), name=f"jump {jump}")
+            task = asyncio.create_task(self._open(jump, label, via | {jump}), name=f"jump {jump}")
+            task.add_done_callback(_retrieve)
             self._logins[jump] = task
         return await asyncio.shield(task)
 
-    async def _open(self, jump: str, label: str) -> Login:
+    async def _open(self, jump: str, label: str, via: frozenset[str]) -> Login:
         before, _, last = jump.rpartition(",")
-        tunnel = await self.reach(before, label) if before else None
+        tunnel = await self.reach(before, label, via) if before else None
         return await log_in(
             parse_jump(last.strip(), label),
             known_hosts=self.known_hosts,
@@ -144,6 +150,7 @@ class JumpConnections:
             config_files=self.config_files,
             tunnel=tunnel,
             jumps=self,
+            via=via,
         )
 
     @staticmethod
@@ -171,6 +178,7 @@ async def log_in(
     jumps: JumpConnections,
     config_files: Sequence[Path] | None = None,
     tunnel: Login | None = None,
+    via: frozenset[str] = frozenset(),
 ) -> Login:
     """Open one authenticated connection.
 
@@ -181,6 +189,7 @@ async def log_in(
         jumps: Where a jump host named by the target or by ssh_config is taken from.
         config_files: ssh_config files; ``~/.ssh/config`` when None.
         tunnel: Connection to go through; overrides the target's jump host.
+        via: Jump hosts that are being reached already.
 
     Raises:
         HostUnreachable: no answer, refused, or the name does not resolve.
@@ -199,8 +208,8 @@ async def log_in(
     configured = (looked_up.config.get("UserKnownHostsFile", ()), looked_up.config.get("GlobalKnownHostsFile", ()))
     check.known = known_hosts.load([str(name) for group in configured for name in _as_list(group)])
     jump = target.jump or (looked_up.tunnel if isinstance(looked_up.tunnel, str) else "")
-    if tunnel is None and jump and jump.lower() != "none":
-        tunnel = await jumps.reach(jump, target.label)
+    if tunnel is None and jump and jump.lower() != "none" and jump not in via:
+        tunnel = await jumps.reach(jump, target.label, via)
     place = f"{looked_up.host}:{looked_up.port}"
 
     client = Client(check)
@@ -213,6 +222,12 @@ async def log_in(
     except (asyncssh.Error, OSError, ValueError, TimeoutError) as error:
         await _raise_mapped(error, target, check, place, connect_timeout, settings, tunnel)
     return Login(target, connection, client, is_tunnelled=tunnel is not None)
+
+
+def _retrieve(task: asyncio.Task[Login]) -> None:
+    """Mark a failure as seen: whoever asked may have given up before."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _as_list(value: object) -> list[object]:
