@@ -10,7 +10,8 @@ from typing import Any, Final
 
 from docker.types import ContainerConfig, DeviceRequest, HostConfig, LogConfig, Mount, Ulimit
 
-from remote.plan import LABEL_HOST, LABEL_RANKS, LABEL_RUN, HostPlan
+from remote.plan import HostPlan
+from remote.plan_contract import LABEL_HOST, LABEL_RANKS, LABEL_RUN
 
 STACK_BYTES: Final = 64 << 20
 OPEN_FILES: Final = 65536

@@ -34,7 +34,7 @@ class _Entry:
 
 
 def _entry(name: str, pattern: str, cause: str, next_step: str, *, is_consequence: bool = False) -> _Entry:
-    return _Entry(name, re.compile(pattern, re.IGNORECASE), cause, next_step, is_consequence)
+    return _Entry(name, re.compile(pattern, re.IGNORECASE | re.MULTILINE), cause, next_step, is_consequence)
 
 
 _ENGINE: Final = (
@@ -118,7 +118,7 @@ _ENGINE: Final = (
         # The middle one is tini's, which the engine puts before the command when asked for an init.
         r'exec: "(?P<command>[^"\n]{1,200})": (?:executable file not found|stat [^\n]{0,200}no such file)'
         r"|\bexec (?P<command3>[^\n]{1,200}?) failed: No such file or directory"
-        r"|(?:^|: )(?P<command2>[\w./-]{1,200}): (?:command )?not found",
+        r"|(?:^|: )(?P<command2>[^\s:][^:\n]{0,200}): (?:command )?not found",
         "there is no command {command}",
         "use an image (or a python) that holds Python and the trainer",
     ),

@@ -13,7 +13,8 @@ from remote.decode_errors import decode
 from remote.docker_logs import LineAssembler, Position
 from remote.engine import Engine
 from remote.errors import EngineError
-from remote.plan import CONTROL_FOLDER, LABEL_CLUSTER, LABEL_HOST, LABEL_RANKS, LABEL_RUN, HostPlan
+from remote.plan import HostPlan
+from remote.plan_contract import CONTROL_FOLDER, LABEL_CLUSTER, LABEL_HOST, LABEL_RANKS, LABEL_RUN
 from remote.runtime import ControlFiles, HostRunState, LogLine, State
 
 _STATES = {"created": State.CREATED, "exited": State.EXITED, "dead": State.EXITED}

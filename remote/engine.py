@@ -28,7 +28,7 @@ from remote.container import ContainerSpec, archive, container_config
 from remote.decode_errors import decode
 from remote.engine_http import Answer, Demultiplexer, FramingError, get
 from remote.errors import ConnectionDropped, EngineError, RemoteError
-from remote.plan import LABEL_HOST
+from remote.plan_contract import LABEL_HOST
 from remote.runner import Completed, Runner
 
 DEFAULT_SOCKET: Final = "/var/run/docker.sock"

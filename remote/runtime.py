@@ -58,14 +58,21 @@ class ControlFiles:
     def next(self, message: Mapping[str, object]) -> tuple[str, bytes]:
         """Return file name and content of a message.
 
+        A message with ``sent_ns`` is named after that moment, so that it has the same name on every host.
+
         Raises:
-            ValueError: its ``command`` is not a plain word.
+            ValueError: its ``command`` is not a plain word, or ``sent_ns`` no number of nanoseconds.
         """
         command = message.get("command")
         if not isinstance(command, str) or not re.fullmatch(r"[a-z][a-z_]{0,31}", command):
             raise ValueError(f"not a control message: {message!r}")
-        self._last = max(self.clock(), self._last + 1)
-        return f"{self._last:020d}-{command}.json", json.dumps(dict(message), allow_nan=False).encode()
+        sent = message.get("sent_ns")
+        if sent is not None and not (isinstance(sent, int) and 0 <= sent < 10**20):
+            raise ValueError(f"not a moment in nanoseconds: {sent!r}")
+        if sent is None:
+            sent = max(self.clock(), self._last + 1)
+        self._last = max(self._last, sent)
+        return f"{sent:020d}-{command}.json", json.dumps(dict(message), allow_nan=False).encode()
 
 
 class HostRuntime(Protocol):

@@ -1,0 +1,182 @@
+"""One host's part of a run as plain processes: hosts without Docker, Apple GPUs, the demo.
+
+The same small program, ``scripts/host_process.py``, is sent along with every run and does on the host what the engine
+does for a container: it keeps the ranks alive without us, writes down how they ended, and follows their log.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import Any, Final
+
+from remote.decode_errors import decode
+from remote.errors import CommandFailed
+from remote.plan import HostPlan
+from remote.plan_contract import LABEL_CLUSTER
+from remote.runner import Completed, Runner
+from remote.runtime import ControlFiles, HostRunState, LogLine, State
+
+MAX_LINE: Final = 1 << 20
+"""Bytes of one line; a longer one is handed on in pieces."""
+REQUEST_TIMEOUT: Final = 30.0
+_SAFE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+@dataclass(slots=True)
+class ProcessRuntime:
+    """Runs the ranks of one host as processes under ``${XDG_CACHE_HOME:-~/.cache}/hetero-tui/runs/RUN/HOST/``."""
+
+    host: str
+    runner: Runner
+    python: str = "python3"
+    """Python on the host with the trainer installed; may begin with ``~/``."""
+    _root: str = ""
+    _control_files: ControlFiles = field(default_factory=ControlFiles)
+
+    async def create(self, plan: HostPlan, run_id: str) -> None:
+        folder = await self._folder(run_id)
+        env = dict(plan.env) | {
+            "HETERO_RUN_ID": run_id,
+            "HETERO_HOST": self.host,
+            "HETERO_CONTROL": f"{folder}/control",
+            "HETERO_OUTPUT": f"{folder}/output",
+        }
+        record = {
+            "run_id": run_id,
+            "host": self.host,
+            "cluster": dict(plan.labels).get(LABEL_CLUSTER, ""),
+            "ranks": [each.rank for each in plan.ranks],
+            "argv": list(plan.argv),
+            "env": env,
+        }
+        quoted = shlex.quote(folder)
+        made = await self.runner.run(
+            f"umask 077 && mkdir -p {shlex.quote(folder.rpartition('/')[0])} && mkdir {quoted}"
+            f" && mkdir {quoted}/control {quoted}/output",
+            timeout=REQUEST_TIMEOUT,
+        )
+        self._check(made, f"making {folder}", f"run {run_id} may have been created before: end it first")
+        # Variables may hold secrets: a file only this user can read, never a command line.
+        await self.runner.put(_script(), f"{folder}/host_process.py")
+        await self.runner.put(json.dumps(record).encode(), f"{folder}/plan.json")
+
+    async def start(self, run_id: str) -> None:
+        self._check(await self._call(run_id, "start"), f"starting run {run_id}")
+
+    async def control(self, run_id: str, message: Mapping[str, object]) -> None:
+        name, data = self._control_files.next(message)
+        done = await self._call(run_id, "control", name, input=data)
+        self._check(done, f"sending {message.get('command')} to run {run_id}")
+
+    async def inspect(self, run_id: str) -> HostRunState:
+        folder = await self._folder(run_id)
+        done = await self._run_script(f"state {shlex.quote(folder)}")
+        self._check(done, f"asking for run {run_id}")
+        return _state_of(self.host, run_id, json.loads(done.stdout))
+
+    async def logs(self, run_id: str, after: str = "") -> AsyncGenerator[list[LogLine], None]:
+        offset = int(after or "0")
+        folder = shlex.quote(await self._folder(run_id))
+        command = f"exec {self._python()} -I {folder}/host_process.py logs {folder} {offset}"
+        pending = b""
+        chunks = self.runner.stream(command)
+        try:
+            async for chunk in chunks:
+                *complete, pending = (pending + chunk).split(b"\n")
+                lines = []
+                for line in complete:
+                    offset += len(line) + 1
+                    lines.append(LogLine(line.decode(errors="replace"), str(offset)))
+                if len(pending) > MAX_LINE:
+                    offset += len(pending)
+                    lines.append(LogLine(pending.decode(errors="replace"), str(offset)))
+                    pending = b""
+                if lines:
+                    yield lines
+        finally:
+            # The command on the host ends with the iterator, not when it is collected as garbage.
+            if isinstance(chunks, AsyncGenerator):
+                await chunks.aclose()
+        if pending:
+            yield [LogLine(pending.decode(errors="replace"), str(offset + len(pending)))]
+
+    async def stop(self, run_id: str, *, grace: float = 10.0) -> None:
+        folder = await self._folder(run_id)
+        done = await self._run_script(f"stop {shlex.quote(folder)} {grace:g}", timeout=grace + REQUEST_TIMEOUT)
+        self._check(done, f"stopping run {run_id}")
+
+    async def runs(self, cluster: str) -> tuple[HostRunState, ...]:
+        root = await self._runs_root()
+        done = await self._run_script(f"states {shlex.quote(root)} {shlex.quote(self.host)} {shlex.quote(cluster)}")
+        self._check(done, "listing the runs")
+        states = [_state_of(self.host, each["run_id"], each) for each in json.loads(done.stdout)]
+        return tuple(sorted(states, key=lambda state: state.started_at))
+
+    async def _call(self, run_id: str, command: str, *arguments: str, input: bytes = b"") -> Completed:
+        """Run the program that was sent along with the run; its standard input is free for data."""
+        folder = shlex.quote(await self._folder(run_id))
+        line = f"{self._python()} -I {folder}/host_process.py {command} {folder} {shlex.join(arguments)}"
+        return await self.runner.run(line, input=input, timeout=REQUEST_TIMEOUT)
+
+    async def _run_script(self, arguments: str, timeout: float = REQUEST_TIMEOUT) -> Completed:
+        """Run the program from standard input: works where no run has left one."""
+        return await self.runner.run(f"{self._python()} -I - {arguments}", input=_script(), timeout=timeout)
+
+    async def _folder(self, run_id: str) -> str:
+        for name in (run_id, self.host):
+            if not _SAFE_NAME.fullmatch(name):
+                raise ValueError(f"not a name of a run or host: {name!r}")
+        return f"{await self._runs_root()}/{run_id}/{self.host}"
+
+    async def _runs_root(self) -> str:
+        if not self._root:
+            done = await self.runner.run('printf %s "${XDG_CACHE_HOME:-$HOME/.cache}"', timeout=REQUEST_TIMEOUT)
+            cache = done.check().stdout.rstrip("/")
+            if not cache.startswith("/"):
+                raise CommandFailed(f"the cache folder {cache!r} is no absolute path", host=self.host)
+            self._root = f"{cache}/hetero-tui/runs"
+        return self._root
+
+    def _python(self) -> str:
+        if self.python.startswith("~/"):
+            return f'"$HOME"/{shlex.quote(self.python[2:])}'
+        return shlex.quote(self.python)
+
+    def _check(self, done: Completed, what: str, next_step: str = "") -> None:
+        """Raise when a command failed, with what it said.
+
+        Raises:
+            CommandFailed: always when the exit status is not 0.
+        """
+        if done.exit_status == 0:
+            return
+        said = (done.stderr.strip() or done.stdout.strip() or f"exit status {done.exit_status}").splitlines()[-1][:400]
+        if done.exit_status in {126, 127}:
+            next_step = "set python of this host in cluster.toml to a Python that has the trainer"
+        elif (decoded := decode(said)) is not None:
+            next_step = decoded.next_step
+            said = f"{decoded.cause} ({said})"
+        raise CommandFailed(f"{what} failed: {said}", host=self.host, next_step=next_step)
+
+
+def _script() -> bytes:
+    return (resources.files("remote") / "scripts" / "host_process.py").read_bytes()
+
+
+def _state_of(host: str, run_id: str, found: Mapping[str, Any]) -> HostRunState:
+    code = found.get("code")
+    return HostRunState(
+        host=host,
+        run_id=run_id,
+        state=State(found["state"]),
+        exit_code=None if code is None else int(code),
+        out_of_memory=bool(found.get("out_of_memory")),
+        detail=str(found.get("detail", "")),
+        ranks=tuple(int(rank) for rank in found.get("ranks", ())),
+        started_at=float(found.get("started_at", 0.0)),
+    )
