@@ -63,8 +63,7 @@ def shared_rig(trainer_image: TrainerImage) -> Iterator[Rig]:
 
 @pytest.fixture
 def rig(shared_rig: Rig) -> Iterator[Rig]:
-    """Three hosts that have the trainer's image and no container."""
+    """Three hosts that have the trainer's image and neither containers nor faults."""
     yield shared_rig
     for host in shared_rig.hosts:
-        if left := host.containers():
-            host.docker("rm", "--force", *left)
+        host.heal()
