@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from remote import plan_network
+from remote.checks.devices import image_for
 from remote.checks.model import Finding
 from remote.checks.network_report import NetworkReport, PairMatrix, ProbeTimings
 from remote.checks.shared import Shared
@@ -68,7 +70,6 @@ class CheckContext:
         engine: Callable[[str], Awaitable[JobEngine]],
         runs: Callable[[str], Awaitable[tuple[HostRunState, ...]]],
         current_run: str = "",
-        same_machine: bool = False,
         timings: ProbeTimings | None = None,
     ) -> None:
         """Tell the checks how to reach the world; each callable takes the name of a host.
@@ -80,12 +81,10 @@ class CheckContext:
             engine: the host's Docker Engine; raises ``EngineError`` when there is none.
             runs: what this program started there earlier for this cluster.
             current_run: the run that is expected to be alive, if any.
-            same_machine: several hosts on one machine are meant (the demo).
             timings: how long the network probe waits.
         """
         self.inventory = inventory
         self.current_run = current_run
-        self.same_machine = same_machine
         self.timings = timings or ProbeTimings()
         self.findings: dict[tuple[str, str], Finding] = {}
         """Last finding of each check on each host (``""`` for the cluster)."""
@@ -96,7 +95,6 @@ class CheckContext:
         self._info: Shared[str, Mapping[str, Any]] = Shared(self._read_info)
         self._version: Shared[str, Mapping[str, Any]] = Shared(self._read_version)
         self._images: Shared[str, ImageInfo | None] = Shared(self._read_image)
-        self._network: Shared[tuple[str, ...], NetworkReport] = Shared(self._probe_network)
         self._report: NetworkReport | None = None
 
     @property
@@ -111,6 +109,17 @@ class CheckContext:
         return {name: facts for name, facts in found.items() if facts is not None}
 
     @property
+    def report(self) -> NetworkReport:
+        """What the network probe found; its check has run before every other one that reads this.
+
+        Raises:
+            RemoteError: it has not run.
+        """
+        if self._report is None:
+            raise RemoteError("the network between the hosts has not been probed")
+        return self._report
+
+    @property
     def matrix(self) -> PairMatrix | None:
         """What the ranks' hosts could say to each other when last asked."""
         return self._report.matrix if self._report is not None else None
@@ -118,6 +127,11 @@ class CheckContext:
     def host(self, name: str) -> Host:
         """The inventory's entry of a host."""
         return self.inventory.host(name)
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether all hosts are one machine on purpose: every one is asked for at a loopback address."""
+        return plan_network.is_loopback_cluster(self.inventory)
 
     def is_master(self, name: str) -> bool:
         """Whether the host gets rank 0."""
@@ -168,32 +182,54 @@ class CheckContext:
         host = self.host(name)
         if host.train_address:
             return host.train_address
-        if self.is_master(name) and self.inventory.cluster.master_address:
-            return self.inventory.cluster.master_address
-        return (await self.facts(name)).address
+        facts = await self.facts(name)
+        return self.master_address() if self.is_master(name) else facts.address
+
+    def master_address(self) -> str:
+        """The address the plan will give to every rank, as far as the facts gathered so far tell.
+
+        Raises:
+            PlanError: none is known that the other hosts could reach.
+        """
+        known = self.known_facts
+        facts = {name: known.get(name, Facts(host=name)) for name in self.host_names}
+        return plan_network.master_address(self.inventory, facts).address
+
+    async def interface(self, name: str) -> str:
+        """The interface the plan will name to Gloo, or an empty string when it cannot be told.
+
+        Raises:
+            PlanError: the interface that the inventory names is not there.
+        """
+        facts = await self.facts(name)
+        return plan_network.choose_interface(self.inventory, self.host(name), facts, self.master_address())
 
     async def image_ref(self, name: str) -> str:
-        """The image the host's ranks will run, or an empty string when none is named."""
-        from remote.checks.devices import image_for
+        """The image the host's ranks will run.
 
+        Raises:
+            InventoryError: none is named.
+        """
         return image_for(self.inventory, self.host(name), await self.facts(name))
 
-    async def network(self, hosts: tuple[str, ...]) -> NetworkReport:
-        """What a listener and a dialler on each of ``hosts`` found out; they run once, all at the same time."""
-        return await self._network.get(hosts)
+    async def probe_network(self, hosts: tuple[str, ...]) -> NetworkReport:
+        """Let a listener and a dialler run on each of ``hosts`` at the same time, and keep what they found."""
+        from remote.checks.network_probe import probe_network
+
+        self._report = None
+        self._report = await probe_network(self, hosts)
+        return self._report
 
     async def forget(self, hosts: tuple[str, ...]) -> None:
-        """Ask these hosts afresh from now on; the network between the hosts too."""
+        """Ask these hosts afresh from now on."""
         for name in hosts:
             for shared in (self._facts, self._engines, self._info, self._version, self._images):
                 await shared.forget(name)
-        await self._network.forget_all()
 
     async def stop(self) -> None:
         """End everything still being asked."""
         for shared in (self._facts, self._engines, self._info, self._version, self._images):
             await shared.stop()
-        await self._network.stop()
 
     async def _read_info(self, name: str) -> Mapping[str, Any]:
         return await (await self.engine(name)).info()
@@ -203,13 +239,7 @@ class CheckContext:
 
     async def _read_image(self, name: str) -> ImageInfo | None:
         ref = await self.image_ref(name)
-        return await (await self.engine(name)).image(ref) if ref else None
-
-    async def _probe_network(self, hosts: tuple[str, ...]) -> NetworkReport:
-        from remote.checks.network_probe import probe_network
-
-        self._report = await probe_network(self, hosts)
-        return self._report
+        return await (await self.engine(name)).image(ref)
 
 
 def told(error: BaseException) -> str:

@@ -14,8 +14,9 @@ def wants_gpu(host: Host, facts: Facts) -> bool:
 
 
 def image_for(inventory: Inventory, host: Host, facts: Facts) -> str:
-    """The image the ranks of the host run, or an empty string when none is named."""
-    if host.image:
-        return host.image
-    variant = inventory.image.variants.get("cuda" if wants_gpu(host, facts) else "cpu")
-    return variant or inventory.image.ref
+    """The image the ranks of the host run.
+
+    Raises:
+        InventoryError: none is named.
+    """
+    return inventory.image_for(host, "cuda" if wants_gpu(host, facts) else "cpu")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from remote.checks.context import CheckContext
 from remote.checks.model import Check, Finding, Fix, Severity, each_host, fail, ok, skip, unknown, whole_cluster
+from remote.errors import InventoryError
 from remote.facts import Facts
 from remote.inventory import Inventory
 
@@ -54,12 +55,10 @@ def image_finding(inventory: Inventory, facts: Facts, ref: str, image: ImageInfo
 async def _image(context: CheckContext, name: str) -> Finding:
     if context.host(name).runtime == "process":
         return skip("runtime is process")
-    ref = await context.image_ref(name)
-    if not ref:
-        return fail(
-            "cluster.toml names no image for this host",
-            fix=Fix('set ref under [image] in cluster.toml, or image of this host, or runtime = "process"'),
-        )
+    try:
+        ref = await context.image_ref(name)
+    except InventoryError as error:
+        return fail(error.message, str(error), Fix(f'{error.next_step}, or runtime = "process"'))
     return image_finding(context.inventory, await context.facts(name), ref, await context.image(name))
 
 

@@ -105,6 +105,8 @@ class Check:
     """Checks that must be ok (or warn) first on the same host; else this one is skipped."""
     after: tuple[str, ...] = ()
     """Checks to wait for, whatever they find."""
+    is_source: bool = False
+    """What it finds is read by the checks that need it, so it runs anew with any of them."""
     deadline: float = 20.0
     """Seconds after which the answer is ``UNKNOWN``."""
 

@@ -9,7 +9,8 @@ from remote.checks import systems
 from remote.checks.context import CheckContext
 from remote.checks.model import Check, Finding, Fix, Severity, each_host, fail, ok, skip, unknown, warn
 from remote.checks.network_probe import port_range
-from remote.checks.network_report import HostReport, LinkError, NetworkReport, PairLink
+from remote.checks.network_report import HostReport, LinkError, NetworkReport, PairLink, PortBind
+from remote.errors import PlanError
 from remote.facts import Facts
 from remote.inventory import Inventory
 
@@ -21,50 +22,49 @@ PROBE_DEADLINE = 75.0
 """Seconds: the start of a container, the dialling window, the last transfer."""
 
 
-async def _report(context: CheckContext) -> NetworkReport:
-    """The shared probe over every host that can be asked, whichever check wants it first."""
-    usable = [name for name in context.host_names if (found := context.findings.get(("system", name))) and found.reason]
-    met = [name for name in usable if context.findings["system", name].verdict in {"ok", "warn"}]
-    return await context.network(tuple(met))
+def probe_finding(name: str, runtime: str, report: NetworkReport) -> Finding:
+    """Say where the probe ran, or why it did not."""
+    seen = report.hosts.get(name)
+    if seen is None:
+        return unknown(report.missing.get(name, "the probe did not run"))
+    evidence = f"Python {seen.python}; listened on {', '.join(map(str, seen.data_ports)) or 'nothing'}"
+    if not seen.data_ports:
+        return unknown(f"could not listen: {'; '.join(each.error for each in seen.binds)}", evidence)
+    if seen.place == "host" and runtime == "docker":
+        return warn("ran on the host, for the image is not there yet: containers may see another network", evidence)
+    return ok("in the job's image" if seen.place == "container" else "with the host's Python", evidence)
 
 
-def interface_finding(
-    inventory: Inventory, facts: Facts, address: str, report: HostReport | None, same_machine: bool
-) -> Finding:
-    """Judge interface and address that Gloo will be told; ``report`` is None where nothing could run."""
-    wanted = inventory.network.interface
-    interface = facts.interface if wanted == "auto" else wanted
+async def _probe(context: CheckContext, hosts: tuple[str, ...]) -> Mapping[str, Finding]:
+    report = await context.probe_network(hosts)
+    return {host: probe_finding(host, context.host(host).runtime, report) for host in hosts}
+
+
+def interface_finding(facts: Facts, interface: str, address: str, report: HostReport, *, loopback: bool) -> Finding:
+    """Judge the interface and the address that Gloo will be told.
+
+    Args:
+        facts: what the host said.
+        interface: what the plan will name, or an empty string.
+        address: what the other ranks dial.
+        report: what was seen where the ranks will run.
+        loopback: all hosts are one machine on purpose.
+    """
     listing = ", ".join(f"{name} {each}" for name, each in facts.addresses) or "none"
     evidence = f"route to the master: {facts.interface or 'none'} {facts.address or 'none'}; addresses: {listing}"
-    names = tuple(dict.fromkeys(name for name, _ in facts.addresses))
+    if report.hostname_addresses:
+        evidence += f"; {report.hostname} resolves to {', '.join(report.hostname_addresses)}"
     if not interface:
         return fail(
             "no route to the master, so no interface for the ranks",
             evidence,
             Fix(
-                "check the network between the hosts, or name master_address under [cluster] as an IP address that "
-                "every host can reach",
-                ("ip -4 route get MASTER_ADDRESS",),
+                "check the network between the hosts, or name the interface of this host in cluster.toml",
+                ("ip -4 addr show",),
                 host=facts.host,
             ),
         )
-    if names and interface not in names:
-        return fail(
-            f"there is no interface {interface}; there are {', '.join(names)}",
-            evidence,
-            Fix("correct interface under [network] in cluster.toml, or leave it out: it is found per host"),
-        )
-    on_interface = tuple(each for name, each in facts.addresses if name == interface)
-    if report is not None and report.place == "container" and address not in (report.interface_addresses or ()):
-        inside = ", ".join(report.interface_addresses or ()) or "no such interface"
-        return fail(
-            f"inside the container {interface} has {inside}, not {address}: its network is not the host's",
-            f"{evidence}; inside: {inside}",
-            Fix(
-                "use an engine whose host network is the host's (not Docker Desktop), or train_address", host=facts.host
-            ),
-        )
-    if address.startswith("127.") and not same_machine:
+    if address.startswith("127.") and not loopback:
         return fail(
             f"it would announce {address}, which leads every other host to itself",
             evidence,
@@ -73,20 +73,27 @@ def interface_finding(
                 host=facts.host,
             ),
         )
+    inside = report.interface_addresses
+    if report.place == "container" and (inside is None or (facts.addresses and address not in inside)):
+        has = "does not exist" if inside is None else f"has {', '.join(inside) or 'no address'}, not {address}"
+        on_host = tuple(each for name, each in facts.addresses if name == interface)
+        if inside is None or (address in on_host):
+            return fail(
+                f"inside the container {interface} {has}: its network is not the host's",
+                f"{evidence}; inside: {interface} {has}",
+                Fix(
+                    'use an engine whose host network is the host\'s (not Docker Desktop), or runtime = "process"',
+                    host=facts.host,
+                ),
+            )
+    on_interface = tuple(each for name, each in facts.addresses if name == interface)
     if on_interface and _is_address(address) and address not in on_interface:
         return warn(
             f"{address} is not on {interface} ({', '.join(on_interface)}): right only behind NAT or a tunnel",
             evidence,
-            Fix("correct train_address of the host, or leave it out", host=facts.host),
+            Fix("correct train_address or interface of the host, or leave both out", host=facts.host),
         )
-    # Gloo resolves its own host name only when no interface is named, which the plan always does.
-    trap = report.hostname_addresses if report is not None else None
-    note = (
-        f"; {report.hostname} resolves to {', '.join(trap)}, so the interface is named to Gloo"
-        if report and trap
-        else ""
-    )
-    return ok(f"{interface} {address}", evidence + note)
+    return ok(f"{interface} {address}", evidence)
 
 
 def _is_address(text: str) -> bool:
@@ -99,23 +106,23 @@ def _is_address(text: str) -> bool:
 
 async def _interface(context: CheckContext, name: str) -> Finding:
     facts = await context.facts(name)
-    report = await _report(context)
-    loopback = [(await context.address(each)).startswith("127.") for each in context.host_names if each in report.hosts]
-    same_machine = context.same_machine or all(loopback)
+    try:
+        interface = await context.interface(name)
+    except PlanError as error:
+        return fail(error.message, str(error), Fix(error.next_step, host=name))
     address = await context.address(name)
-    return interface_finding(context.inventory, facts, address, report.hosts.get(name), same_machine)
+    return interface_finding(facts, interface, address, context.report.hosts[name], loopback=context.is_loopback)
 
 
-def lookup_finding(facts: Facts, report: HostReport | None, peers: Mapping[str, str]) -> Finding:
+def lookup_finding(facts: Facts, report: HostReport, peers: Mapping[str, str]) -> Finding:
     """Judge how long a reverse look-up takes; ``peers`` is host name → address."""
-    inside = report.reverse_seconds if report is not None else None
-    unanswered = report is not None and report.reverse_seconds is None
-    slowest = max(facts.reverse_dns_seconds, inside or 0.0)
-    evidence = f"reverse look-up: on the host {facts.reverse_dns_seconds:.2f} s, where the ranks run " + (
-        "not ended" if unanswered else f"{inside:.2f} s" if inside is not None else "not tried"
-    )
-    if slowest < SLOW_LOOKUP and not (unanswered and len(peers) > 0):
-        return ok(f"{slowest * 1e3:.0f} ms", evidence)
+    inside = report.reverse_seconds
+    told = "not ended" if inside is None else f"{inside:.2f} s"
+    evidence = f"reverse look-up: on the host {facts.reverse_dns_seconds:.2f} s, where the ranks run {told}"
+    if not peers:
+        return skip("one host only")
+    if inside is not None and max(facts.reverse_dns_seconds, inside) < SLOW_LOOKUP:
+        return ok(f"{max(facts.reverse_dns_seconds, inside) * 1e3:.0f} ms", evidence)
     lines = tuple(f"{address} {name}" for name, address in peers.items() if _is_address(address))
     return warn(
         "the name server answers reverse look-ups too slowly: forming the process group takes up to 20 s",
@@ -130,9 +137,9 @@ def lookup_finding(facts: Facts, report: HostReport | None, peers: Mapping[str, 
 
 
 async def _lookup(context: CheckContext, name: str) -> Finding:
-    report = await _report(context)
+    report = context.report
     peers = {each: await context.address(each) for each in report.hosts if each != name}
-    return lookup_finding(await context.facts(name), report.hosts.get(name), peers)
+    return lookup_finding(await context.facts(name), report.hosts[name], peers)
 
 
 def ephemeral_finding(inventory: Inventory, facts: Facts, is_master: bool) -> Finding:
@@ -170,22 +177,15 @@ async def _ephemeral(context: CheckContext, name: str) -> Finding:
     return ephemeral_finding(context.inventory, await context.facts(name), context.is_master(name))
 
 
-def master_port_finding(
-    inventory: Inventory, facts: Facts, report: HostReport | None, why_missing: str, listener: str
-) -> Finding:
+def master_port_finding(facts: Facts, bind: PortBind, listener: str) -> Finding:
     """Judge whether the master can listen on the rendezvous port; ``listener`` is who holds it, if known."""
-    port = inventory.cluster.port
-    bind = report.master_bind if report is not None else None
-    evidence = (
-        f"listening on {port}: {bind.error or 'worked' if bind else 'not tried'}; {listener or 'no listener seen'}"
-    )
-    if bind is not None and not bind.error:
+    port = bind.port
+    evidence = f"listening on {port}: {bind.error or 'worked'}; {listener or 'no listener seen'}"
+    if not bind.error:
         return ok(f"port {port} is free", evidence)
-    in_use = bind.in_use if bind is not None else facts.port_listening
-    if in_use:
-        by = f" by {listener}" if listener else ""
+    if bind.in_use:
         return fail(
-            f"port {port} is in use{by}",
+            f"port {port} is in use{f' by {listener}' if listener else ''}",
             evidence,
             Fix(
                 f"end that program, or set port = {port + 1} under [cluster] in cluster.toml",
@@ -194,13 +194,11 @@ def master_port_finding(
                 needs_root=True,
             ),
         )
-    if bind is not None:
-        return fail(
-            f"cannot listen on port {port}: {bind.error}",
-            evidence,
-            Fix("set another port above 1023 under [cluster] in cluster.toml", host=facts.host),
-        )
-    return unknown(f"listening on port {port} was not tried: {why_missing or 'the probe did not run'}", evidence)
+    return fail(
+        f"cannot listen on port {port}: {bind.error}",
+        evidence,
+        Fix("set another port above 1023 under [cluster] in cluster.toml", host=facts.host),
+    )
 
 
 def listener_command(port: int) -> str:
@@ -208,21 +206,17 @@ def listener_command(port: int) -> str:
     return f"ss -Hltnp 'sport = :{port}' 2>/dev/null || lsof -nP -iTCP:{port} -sTCP:LISTEN 2>/dev/null"
 
 
-async def _master_port(context: CheckContext, hosts: tuple[str, ...]) -> Mapping[str, Finding]:
-    report = await _report(context)
-    master = context.inventory.master.name
-    findings = {host: skip("only the master listens on it") for host in hosts if host != master}
-    if master not in hosts:
-        return findings
-    facts = await context.facts(master)
-    seen = report.hosts.get(master)
-    bind = seen.master_bind if seen is not None else None
+async def _master_port(context: CheckContext, name: str) -> Finding:
+    if not context.is_master(name):
+        return skip("only the master listens on it")
+    bind = context.report.hosts[name].master_bind
+    if bind is None:
+        return unknown("the probe did not try to listen on it")
     listener = ""
-    if (bind is not None and bind.in_use) or (bind is None and facts.port_listening):
-        completed = await context.runner(master).run(listener_command(context.inventory.cluster.port), timeout=10.0)
+    if bind.in_use:
+        completed = await context.runner(name).run(listener_command(bind.port), timeout=10.0)
         listener = " ".join(completed.stdout.split())[:300]
-    missing = report.missing.get(master, "")
-    return {master: master_port_finding(context.inventory, facts, seen, missing, listener), **findings}
+    return master_port_finding(await context.facts(name), bind, listener)
 
 
 def explain(link: PairLink) -> str:
@@ -258,11 +252,7 @@ def master_link_finding(
         return unknown(f"not tried: {why_untried}")
     if reached(link):
         return ok(f"{(link.round_trip or 0) * 1e3:.1f} ms", explain(link))
-    return fail(_blame(link), explain(link), _path_fix((link,), master, {link.source: source_address}, str(port)))
-
-
-def _blame(link: PairLink) -> str:
-    return explain(link)
+    return fail(explain(link), explain(link), _path_fix((link,), master, {link.source: source_address}, str(port)))
 
 
 def _path_fix(links: Sequence[PairLink], target: Facts, addresses: Mapping[str, str], ports: str) -> Fix:
@@ -286,7 +276,7 @@ def _path_fix(links: Sequence[PairLink], target: Facts, addresses: Mapping[str, 
 
 
 async def _master_reachable(context: CheckContext, hosts: tuple[str, ...]) -> Mapping[str, Finding]:
-    report = await _report(context)
+    report = context.report
     master = context.inventory.master.name
     if len(context.host_names) == 1:
         return {host: skip("one host only") for host in hosts}
@@ -350,16 +340,17 @@ def data_ports_finding(
     if untried:
         reasons = dict.fromkeys(why_untried(report, source, target.host) for source in untried)
         return unknown(f"not tried from {', '.join(untried)}: {'; '.join(reasons)}", evidence)
-    return ok(f"reached by {', '.join(sources)}", evidence)
+    silent = f"; not tried from {', '.join(report.missing)}" if report.missing else ""
+    return ok(f"reached by {', '.join(sources)}{silent}", evidence)
 
 
 async def _data_ports(context: CheckContext, hosts: tuple[str, ...]) -> Mapping[str, Finding]:
-    report = await _report(context)
+    report = context.report
     if len(context.host_names) == 1:
         return {host: skip("one host only") for host in hosts}
     findings: dict[str, Finding] = {}
     for host in hosts:
-        sources = [each for each in context.host_names if each != host and each in context.known_facts]
+        sources = [each for each in context.host_names if each != host and each in report.hosts]
         addresses = {each: await context.address(each) for each in sources}
         if not sources:
             findings[host] = unknown("no other host could be asked")
@@ -392,7 +383,7 @@ def packets_finding(host: Facts, links: Sequence[PairLink], payload: int) -> Fin
 
 
 async def _packets(context: CheckContext, hosts: tuple[str, ...]) -> Mapping[str, Finding]:
-    report = await _report(context)
+    report = context.report
     return {
         host: packets_finding(await context.facts(host), _into(report, host), context.timings.payload)
         if len(context.host_names) > 1
@@ -426,7 +417,7 @@ def seen_as_finding(host: str, address: str, links: Sequence[PairLink]) -> Findi
 
 
 async def _seen_as(context: CheckContext, hosts: tuple[str, ...]) -> Mapping[str, Finding]:
-    report = await _report(context)
+    report = context.report
     findings: dict[str, Finding] = {}
     for host in hosts:
         links = [link for (source, _), link in report.matrix.links.items() if source == host]
@@ -455,7 +446,7 @@ def speed_finding(host: str, links: Sequence[PairLink]) -> Finding:
 
 
 async def _speed(context: CheckContext, hosts: tuple[str, ...]) -> Mapping[str, Finding]:
-    report = await _report(context)
+    report = context.report
     alone = len(context.host_names) == 1
     return {host: skip("one host only") if alone else speed_finding(host, _into(report, host)) for host in hosts}
 
@@ -472,6 +463,21 @@ EPHEMERAL = Check(
     probe=each_host(_ephemeral),
     needs=("system",),
 )
+PROBE = Check(
+    id="probe",
+    title="Network probe",
+    codes=(),
+    severity=Severity.BLOCKS,
+    scope="pair",
+    question="Can a listener and a dialler run on every host at the same time, in the job's image where it is there, "
+    "else with the host's python3? The checks below read what they found.",
+    remedy="Bring the image to the host, or install python3 there.",
+    probe=_probe,
+    needs=("system",),
+    after=("image", "python", "stale-runs"),
+    is_source=True,
+    deadline=PROBE_DEADLINE,
+)
 INTERFACE = Check(
     id="interface",
     title="Interface and address",
@@ -482,9 +488,7 @@ INTERFACE = Check(
     "too? An interface is always named, so a host name that resolves to 127.0.1.1 does no harm.",
     remedy="Correct `interface`, `train_address` or `master_address`; use the host's network for containers.",
     probe=each_host(_interface),
-    needs=("system",),
-    after=("image", "python"),
-    deadline=PROBE_DEADLINE,
+    needs=("probe",),
 )
 LOOKUP = Check(
     id="reverse-dns",
@@ -495,22 +499,18 @@ LOOKUP = Check(
     question=f"Does a reverse look-up of another host's address end within {SLOW_LOOKUP:g} s, where the ranks run?",
     remedy="Write the hosts into /etc/hosts, or correct the name server.",
     probe=each_host(_lookup),
-    needs=("system",),
-    after=("image", "python"),
-    deadline=PROBE_DEADLINE,
+    needs=("probe",),
 )
 MASTER_PORT = Check(
     id="master-port",
     title="Master port free",
     codes=("PF-41",),
     severity=Severity.BLOCKS,
-    scope="pair",
+    scope="host",
     question="Can the master listen on the rendezvous port? It does, where rank 0 will run.",
     remedy="End the program that holds it, or choose another `port`.",
-    probe=_master_port,
-    needs=("system",),
-    after=("image", "python", "stale-runs"),
-    deadline=PROBE_DEADLINE,
+    probe=each_host(_master_port),
+    needs=("probe",),
 )
 MASTER_REACHABLE = Check(
     id="master-reachable",
@@ -522,9 +522,7 @@ MASTER_REACHABLE = Check(
     "silence means DROP. Ping is never asked: it proves nothing about TCP.",
     remedy="Open the port in the master's firewall for the workers' addresses.",
     probe=_master_reachable,
-    needs=("system",),
-    after=("master-port",),
-    deadline=PROBE_DEADLINE,
+    needs=("probe",),
 )
 DATA_PORTS = Check(
     id="data-ports",
@@ -536,9 +534,7 @@ DATA_PORTS = Check(
     "`port_range`)? Every ordered pair is tried, all at once.",
     remedy="Open the range in the firewall of the host that is dialled.",
     probe=_data_ports,
-    needs=("system",),
-    after=("master-port",),
-    deadline=PROBE_DEADLINE,
+    needs=("probe",),
 )
 PACKETS = Check(
     id="full-packets",
@@ -551,7 +547,6 @@ PACKETS = Check(
     remedy="Lower the MTU at both ends.",
     probe=_packets,
     needs=("data-ports",),
-    deadline=PROBE_DEADLINE,
 )
 SEEN_AS = Check(
     id="addresses-seen",
@@ -563,7 +558,6 @@ SEEN_AS = Check(
     remedy="Bridge instead of NAT, or a VPN with direct addresses.",
     probe=_seen_as,
     needs=("data-ports",),
-    deadline=PROBE_DEADLINE,
 )
 SPEED = Check(
     id="link-speed",
@@ -575,8 +569,7 @@ SPEED = Check(
     remedy="A cable; gradient compression; fewer hosts.",
     probe=_speed,
     needs=("data-ports",),
-    deadline=PROBE_DEADLINE,
 )
 CHECKS = (
-    EPHEMERAL, INTERFACE, LOOKUP, MASTER_PORT, MASTER_REACHABLE, DATA_PORTS, PACKETS, SEEN_AS, SPEED,
+    EPHEMERAL, PROBE, INTERFACE, LOOKUP, MASTER_PORT, MASTER_REACHABLE, DATA_PORTS, PACKETS, SEEN_AS, SPEED,
 )  # fmt: skip

@@ -22,7 +22,7 @@ from remote.checks.network_report import (
     PortBind,
     ProbeTimings,
 )
-from remote.errors import RemoteError
+from remote.errors import PlanError, RemoteError
 from remote.facts import Facts
 from remote.inventory import Inventory
 from remote.runner import Completed
@@ -48,8 +48,24 @@ class Place:
     """``container`` or ``host``."""
     address: str
     """Where the others dial it."""
+    interface: str = ""
     python: str = "python3"
     image: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What all probes of one run have in common."""
+
+    ports: Ports
+    token: str
+    """Proof that a listener belongs to this run."""
+    until: float
+    """When dialling ends, in seconds since the epoch on this machine's clock."""
+    timings: ProbeTimings
+    master: Place | None
+    """None when nothing can run on the master."""
+    master_port: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,18 +98,22 @@ async def probe_network(context: CheckContext, hosts: tuple[str, ...]) -> Networ
                 raise place
 
     facts = {place.host: await context.facts(place.host) for place in places}
-    ports = choose_ports(context.inventory, facts)
-    token = secrets.token_hex(16)
-    until = time.time() + context.timings.dial
-    configs = {place.host: configuration(context, place, places, facts, ports, token, until) for place in places}
-    answers: list[Answer] = []
-    completed = await asyncio.gather(
-        *(_run(context, each, configs[each.host]) for each in places), return_exceptions=True
+    job = Job(
+        ports=choose_ports(context.inventory, facts),
+        token=secrets.token_hex(16),
+        until=time.time() + context.timings.dial,
+        timings=context.timings,
+        master=next((place for place in places if context.is_master(place.host)), None),
+        master_port=context.inventory.cluster.port,
     )
+    configs = {each.host: configuration(job, each, places, facts[each.host].clock_offset) for each in places}
+    runs = (_run(context, each, configs[each.host]) for each in places)
+    completed = await asyncio.gather(*runs, return_exceptions=True)
+    answers: list[Answer] = []
     for place, outcome in zip(places, completed, strict=True):
         match outcome:
             case Completed():
-                payload = read_answer(outcome.stdout, token)
+                payload = read_answer(outcome.stdout, job.token)
                 if payload is None:
                     said = (outcome.stderr.strip() or outcome.stdout.strip() or "nothing")[-400:]
                     missing[place.host] = f"the probe exited {outcome.exit_status} and said: {said}"
@@ -107,11 +127,6 @@ async def probe_network(context: CheckContext, hosts: tuple[str, ...]) -> Networ
     return build_report(hosts, answers, missing, context.inventory.cluster.port)
 
 
-def master_of(context: CheckContext, places: Sequence[Place]) -> Place | None:
-    """The master's place, or None when it has none."""
-    return next((place for place in places if context.is_master(place.host)), None)
-
-
 async def find_place(context: CheckContext, name: str) -> Place:
     """Decide where to listen: in the job's image, with the job's Python, or with the host's own.
 
@@ -119,6 +134,7 @@ async def find_place(context: CheckContext, name: str) -> Place:
         RemoteError: there is nothing on the host to listen with, or its address is not known.
     """
     host = context.host(name)
+    facts = await context.facts(name)
     address = await context.address(name)
     if not address:
         raise RemoteError(
@@ -126,18 +142,25 @@ async def find_place(context: CheckContext, name: str) -> Place:
             host=name,
             next_step="set train_address of the host in cluster.toml",
         )
+    interface = await _interface(context, name)
     if host.runtime == "process":
-        return Place(name, "host", address, python=host.python)
+        return Place(name, "host", address, interface, python=host.python)
     try:
         if await context.image(name) is not None:
-            return Place(name, "container", address, image=await context.image_ref(name))
+            return Place(name, "container", address, interface, image=await context.image_ref(name))
         reason = "the image is not on the host"
     except RemoteError as error:
         reason = told(error)
-    python = (await context.facts(name)).python
-    if not python:
+    if not facts.python:
         raise RemoteError(f"nothing to listen with: {reason}, and there is no python3 on the host", host=name)
-    return Place(name, "host", address, python=python)
+    return Place(name, "host", address, interface, python=facts.python)
+
+
+async def _interface(context: CheckContext, name: str) -> str:
+    try:
+        return await context.interface(name)
+    except PlanError:
+        return ""  # the check of the interface tells it; the network can be probed all the same
 
 
 def choose_ports(inventory: Inventory, facts: Mapping[str, Facts]) -> Ports:
@@ -166,44 +189,34 @@ def port_range(text: str) -> tuple[int, int] | None:
     return int(first), int(last)
 
 
-def configuration(
-    context: CheckContext,
-    place: Place,
-    places: Sequence[Place],
-    facts: Mapping[str, Facts],
-    ports: Ports,
-    token: str,
-    until: float,
-) -> dict[str, Any]:
-    """The argument of one host's probe. ``until`` is on this machine's clock; durations are seconds."""
-    timings = context.timings
-    master_port = context.inventory.cluster.port
+def configuration(job: Job, place: Place, places: Sequence[Place], clock_offset: float) -> dict[str, Any]:
+    """The argument of one host's probe; durations are in seconds, ``until`` is on that host's clock."""
     others = [each for each in places if each.host != place.host]
+    is_master = job.master is not None and job.master.host == place.host
     peers = [
-        {"name": each.host, "kind": DATA, "address": each.address, "ports": list(ports[each.host])} for each in others
+        {"name": each.host, "kind": DATA, "address": each.address, "ports": list(job.ports[each.host])}
+        for each in others
     ]
-    master = master_of(context, places)
-    if master is not None and master.host != place.host:
-        address = context.inventory.cluster.master_address or master.address
-        peers.append({"name": master.host, "kind": MASTER, "address": address, "ports": [master_port]})
-    is_master = master is not None and master.host == place.host
-    expect = [[each.host, DATA] for each in others] + [[each.host, MASTER] for each in others if is_master]
-    fact = facts[place.host]
-    wanted_interface = context.inventory.network.interface
-    reverse = others[0].address if is_master and others else (master.address if master is not None else "")
+    expect = [[each.host, DATA] for each in others]
+    if is_master:
+        expect += [[each.host, MASTER] for each in others]
+    elif job.master is not None:
+        master = {"name": job.master.host, "kind": MASTER, "address": job.master.address, "ports": [job.master_port]}
+        peers.append(master)
+    looked_up = others[:1] if is_master or job.master is None else [job.master]
     return {
         "name": place.host,
-        "token": token,
-        "ports": list(ports[place.host]),
-        "master_port": master_port if is_master else 0,
-        "interface": fact.interface if wanted_interface == "auto" else wanted_interface,
-        "reverse": reverse,
+        "token": job.token,
+        "ports": list(job.ports[place.host]),
+        "master_port": job.master_port if is_master else 0,
+        "interface": place.interface,
+        "reverse": looked_up[0].address if looked_up else "",
         "peers": peers,
         "expect": expect,
-        "until": until + fact.clock_offset,
-        "least": min(LEAST_WINDOW, timings.dial),
+        "until": job.until + clock_offset,
+        "least": min(LEAST_WINDOW, job.timings.dial),
         "patience": PATIENCE,
-        **_durations(timings),
+        **_durations(job.timings),
     }
 
 

@@ -125,8 +125,8 @@ async def _shell(context: CheckContext, name: str) -> Finding:
     return ok("POSIX shell, behind another one") if "HTUI-sh" in indirect.stdout.split() else finding
 
 
-def system_finding(host: Host, facts: Facts) -> Finding:
-    """Judge system, architecture and runtime together."""
+def system_finding(host: Host, facts: Facts, *, loopback: bool) -> Finding:
+    """Judge system, architecture and runtime together; ``loopback`` says that no rank leaves this one machine."""
     what = " ".join(part for part in (facts.distribution or facts.system, facts.architecture) if part)
     evidence = f"uname: {facts.system} {facts.kernel} {facts.architecture}; {facts.distribution}"
     if not facts.system or not facts.architecture:
@@ -144,7 +144,8 @@ def system_finding(host: Host, facts: Facts) -> Finding:
             Fix("use a 64-bit Intel, AMD or ARM system (on a Raspberry Pi: the 64-bit image)", host=host.name),
         )
     if facts.system == "Darwin" and host.runtime == "docker":
-        return warn(
+        finding = warn if loopback else fail
+        return finding(
             f"{what}: containers on macOS run in a virtual machine, without the GPU and behind its network",
             evidence,
             Fix('set runtime = "process" for this host in cluster.toml', host=host.name),
@@ -163,11 +164,11 @@ def system_finding(host: Host, facts: Facts) -> Finding:
 
 
 async def _system(context: CheckContext, name: str) -> Finding:
-    return system_finding(context.host(name), await context.facts(name))
+    return system_finding(context.host(name), await context.facts(name), loopback=context.is_loopback)
 
 
-def duplicates_finding(facts: Mapping[str, Facts], same_machine: bool) -> Finding:
-    """Find inventory lines that lead to one machine."""
+def duplicates_finding(facts: Mapping[str, Facts], *, loopback: bool) -> Finding:
+    """Find inventory lines that lead to one machine, unless all hosts are meant to (``loopback``)."""
     by_machine: dict[str, list[str]] = {}
     for name, fact in facts.items():
         if fact.machine_id:
@@ -175,7 +176,7 @@ def duplicates_finding(facts: Mapping[str, Facts], same_machine: bool) -> Findin
     nameless = [name for name, fact in facts.items() if not fact.machine_id]
     doubles = [names for names in by_machine.values() if len(names) > 1]
     evidence = "; ".join(f"{name}: machine id {fact.machine_id or 'none'}" for name, fact in facts.items())
-    if doubles and same_machine:
+    if doubles and loopback:
         return ok("several hosts on one machine, as meant for the demo", evidence)
     if doubles:
         pairs = "; ".join(" = ".join(names) for names in doubles)
@@ -197,13 +198,7 @@ def duplicates_finding(facts: Mapping[str, Facts], same_machine: bool) -> Findin
 
 async def _duplicates(context: CheckContext, hosts: tuple[str, ...]) -> Finding:
     gathered = await asyncio.gather(*(context.facts(name) for name in hosts))
-    same_machine = context.same_machine or _all_loopback(context, hosts)
-    return duplicates_finding(dict(zip(hosts, gathered, strict=True)), same_machine)
-
-
-def _all_loopback(context: CheckContext, hosts: tuple[str, ...]) -> bool:
-    """Hosts that are all asked for at loopback addresses are one machine on purpose."""
-    return all((context.host(name).address or name).startswith(("127.", "localhost", "local")) for name in hosts)
+    return duplicates_finding(dict(zip(hosts, gathered, strict=True)), loopback=context.is_loopback)
 
 
 def clock_finding(facts: Facts) -> Finding:
@@ -272,7 +267,7 @@ fi
 
 
 async def _power(context: CheckContext, name: str) -> Finding:
-    if context.host(name).address == "local":
+    if context.host(name).is_local:
         return skip("this is the machine in front of you")
     completed = await context.runner(name).run("exec /bin/sh -s", input=POWER_QUESTION.encode(), timeout=10.0)
     return power_finding(name, completed.stdout)

@@ -78,7 +78,7 @@ async def run_checks(
     units = _with_needs(
         context, checks, [unit for check in wanted_checks for unit in _units(context, check, wanted_hosts)]
     )
-    await context.forget(tuple(dict.fromkeys(unit.host for unit in units if unit.host != CLUSTER)))
+    await context.forget(tuple({host: None for unit in units for host in _places(context, unit)}))
 
     run = _Run(context, checks)
     run.done = {unit: asyncio.Event() for unit in units}
@@ -145,7 +145,7 @@ def _with_needs(context: CheckContext, checks: Mapping[str, Check], wanted: Sequ
         chosen.add(unit)
         for need in unit.check.needs:
             needed = _units(context, checks[need], _places(context, unit))
-            open_units.extend(each for each in needed if not _fine(context, each))
+            open_units.extend(each for each in needed if each.check.is_source or not _fine(context, each))
     check_order = {check_id: position for position, check_id in enumerate(checks)}
     host_order = {host: position for position, host in enumerate(context.host_names)}
     return tuple(sorted(chosen, key=lambda unit: (check_order[unit.check.id], host_order.get(unit.host, 0))))
@@ -214,8 +214,11 @@ def _obstacle(run: _Run, check: Check, host: str) -> Finding | None:
         finding = run.context.findings.get((name, _need_places(need, host)))
         if finding is None:
             return skip(f"needs “{need.title}”, which has not been asked")
+        if finding.verdict is Verdict.SKIP:
+            return finding  # it names what is at the root already
         if finding.verdict not in MET:
-            return skip(f"needs “{need.title}” ({name}), which is {finding.verdict}")
+            said = "failed" if finding.verdict is Verdict.FAIL else "is not known"
+            return skip(f"needs “{need.title}” ({name}), which {said}: {finding.reason}")
     return None
 
 

@@ -42,11 +42,6 @@ class Shared(Generic[K, V]):
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
-    async def forget_all(self) -> None:
-        """Drop every value."""
-        for key in tuple(self._tasks):
-            await self.forget(key)
-
     async def stop(self) -> None:
         """End what is still being computed; what is there stays."""
         running = [(key, task) for key, task in self._tasks.items() if not task.done()]
