@@ -81,6 +81,16 @@ class RunningHost:
         """Line that makes the host known."""
         return known_hosts_line(self.address, self.port, self.key)
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether anybody is connected."""
+        return bool(self._connections)
+
+    async def idle(self) -> None:
+        """Wait until nobody is connected."""
+        for connection in tuple(self._connections):
+            await connection.wait_closed()
+
     def inventory_host(self, **changes: object) -> Host:
         """Return the inventory entry that reaches this host, with its key pinned."""
         entry: dict[str, object] = {
