@@ -1,0 +1,283 @@
+"""The agent of one host: starts its ranks, relays what they say, and tells the end. It does not import torch.
+
+On the master host it also starts the process with the TCPStore and the coordinator, which outlives any rank.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import IO, Final
+
+from trainer.environment import HostEnvironment
+from trainer.errors import StartError
+from trainer.events import MAX_EVENT_BYTES, Emitter, Failed, Notice, Output
+from trainer.options import Options
+
+MAX_OUTPUT_CHARACTERS: Final = 8192
+DRAIN_SECONDS: Final = 2.0
+"""How long the relays may go on after a rank ended: a child of its own may hold the pipe open."""
+QUICK_DEATH_SECONDS: Final = 5.0
+STORE_START_SECONDS: Final = 120.0
+_SEQ: Final = re.compile(r'"seq":(\d+)')
+
+
+@dataclass(slots=True)
+class _Rank:
+    """One rank's process and what is known of it."""
+
+    rank: int
+    local_rank: int
+    device: str
+    process: subprocess.Popen[bytes]
+    relays: list[threading.Thread]
+    started: float
+    next_seq: int = 0
+    restarts: int = 0
+    reported_failure: bool = False
+    exit_code: int | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+class Agent:
+    """Runs one host's ranks to their end."""
+
+    def __init__(self, host: HostEnvironment, options: Options, arguments: Sequence[str]) -> None:
+        """``arguments`` is the command line, which the ranks get as it is."""
+        self._host = host
+        self._options = options
+        self._arguments = list(arguments)
+        self._writing = threading.Lock()
+        self._emitter = Emitter(-1, self._write_line)
+        self._store: subprocess.Popen[bytes] | None = None
+        self._port = host.master_port
+        self._ranks: list[_Rank] = []
+        self._signals = 0
+        self._alive_read, self._alive_write = os.pipe()
+
+    def run(self) -> int:
+        """Start everything, wait for the end, and return the exit code: the first bad rank's, or 0.
+
+        Raises:
+            StartError: the store of the master host could not be started.
+        """
+        signal.signal(signal.SIGTERM, self._on_signal)
+        signal.signal(signal.SIGINT, self._on_signal)
+        if self._host.is_master:
+            self._start_store()
+        pairs = zip(self._host.ranks, self._host.devices, strict=True)
+        for local_rank, (rank, device) in enumerate(pairs):
+            self._ranks.append(self._start_rank(rank, local_rank, device))
+        first_bad = self._wait_for_ranks()
+        self._end_store()
+        return first_bad
+
+    # ------------------------------------------------------------------ store
+
+    def _start_store(self) -> None:
+        """Start the process with the store and wait until it listens."""
+        listening = socket.create_server(("", self._port), backlog=256)
+        self._port = int(listening.getsockname()[1])
+        settings = {
+            "run_id": self._host.run_id,
+            "port": self._port,
+            "world_size": self._host.world_size,
+            "elastic": self._options.elastic,
+            "heartbeat_timeout": self._options.heartbeat_timeout,
+            "inherited_socket": listening.fileno(),
+        }
+        self._store = subprocess.Popen(
+            [sys.executable, "-m", "trainer.store", json.dumps(settings)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            pass_fds=(listening.fileno(),),
+        )
+        listening.close()
+        assert self._store.stderr is not None
+        threading.Thread(target=self._relay_output, args=(None, self._store.stderr, "stderr"), daemon=True).start()
+
+    def _end_store(self) -> None:
+        """Let the store serve the ranks of other hosts until the run is over there too."""
+        if self._store is None:
+            return
+        assert self._store.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            # It has ended by itself already.
+            self._store.stdin.write(b"finish\n")
+            self._store.stdin.flush()
+        self._store.wait()
+
+    # ------------------------------------------------------------------ ranks
+
+    def _start_rank(self, rank: int, local_rank: int, device: str, before: _Rank | None = None) -> _Rank:
+        events_read, events_write = os.pipe()
+        environment = dict(os.environ)
+        environment |= {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(local_rank),
+            "LOCAL_WORLD_SIZE": str(len(self._host.ranks)),
+            "WORLD_SIZE": str(self._host.world_size),
+            "GROUP_RANK": str(self._host.node_rank),
+            "NODE_RANK": str(self._host.node_rank),
+            "MASTER_ADDR": self._host.master_address,
+            "MASTER_PORT": str(self._port),
+            # The store is outside the ranks: a script's own init_process_group must not open a second one.
+            "TORCHELASTIC_USE_AGENT_STORE": "True",
+            "PYTHONUNBUFFERED": "1",
+            "HETERO_DEVICE": device,
+            "HETERO_FIRST_SEQ": str(before.next_seq if before else 0),
+            "HETERO_RESTART": "1" if before else "0",
+            "HETERO_EVENTS_FD": str(events_write),
+            "HETERO_AGENT_FD": str(self._alive_read),
+        }
+        if device == "cpu":
+            # Without these glibc gives big buffers back to the kernel after every use: up to half of the speed.
+            environment.setdefault("MALLOC_MMAP_THRESHOLD_", "2000000000")
+            environment.setdefault("MALLOC_TRIM_THRESHOLD_", "4000000000")
+        process = subprocess.Popen(
+            [sys.executable, "-m", "trainer.rank", *self._arguments],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            pass_fds=(events_write, self._alive_read),
+        )
+        os.close(events_write)
+        assert process.stdout is not None
+        assert process.stderr is not None
+        started = _Rank(rank, local_rank, device, process, [], time.monotonic())
+        if before is not None:
+            started.next_seq, started.restarts = before.next_seq, before.restarts + 1
+        started.relays = [
+            threading.Thread(target=self._relay_events, args=(started, os.fdopen(events_read, "rb")), daemon=True),
+            threading.Thread(target=self._relay_output, args=(started, process.stdout, "stdout"), daemon=True),
+            threading.Thread(target=self._relay_output, args=(started, process.stderr, "stderr"), daemon=True),
+        ]
+        for relay in started.relays:
+            relay.start()
+        return started
+
+    def _wait_for_ranks(self) -> int:
+        """Wait until every rank has ended for good; a rank that died in an elastic run is started again."""
+        first_bad = 0
+        running = {each.process.pid: each for each in self._ranks}
+        others = {self._store.pid} if self._store else set()
+        while running:
+            pid, status = os.wait()
+            if pid in others and self._store is not None:
+                self._store.returncode = os.waitstatus_to_exitcode(status)
+                self._on_store_end(self._store.returncode)
+                continue
+            ended = running.pop(pid, None)
+            if ended is None:
+                continue
+            code = os.waitstatus_to_exitcode(status)
+            ended.process.returncode = code
+            self._drain(ended)
+            if code == 0:
+                continue
+            if self._may_restart(ended, code):
+                started = self._start_rank(ended.rank, ended.local_rank, ended.device, before=ended)
+                self._ranks[self._ranks.index(ended)] = started
+                running[started.process.pid] = started
+                continue
+            self._tell_end(ended, code)
+            first_bad = first_bad or (code if code > 0 else 128 - code)
+        return first_bad
+
+    def _may_restart(self, ended: _Rank, code: int) -> bool:
+        """Only a death is worth another try: a rank that says why it failed would fail again."""
+        died = code < 0 or not ended.reported_failure
+        quick = time.monotonic() - ended.started < QUICK_DEATH_SECONDS
+        if not (self._options.elastic and died) or quick or self._signals or self._options.script:
+            return False
+        if self._store is not None and self._store.returncode is not None:
+            return False
+        if ended.restarts >= self._options.max_restarts:
+            return False
+        again = f"{ended.restarts + 1} of {self._options.max_restarts}"
+        text = f"rank {ended.rank} {_how_it_ended(code)}; starting it again ({again})"
+        self._emitter.emit(Notice, level="warning", text=text)
+        return True
+
+    def _tell_end(self, ended: _Rank, code: int) -> None:
+        if not ended.reported_failure:
+            text = f"rank {ended.rank} on {self._host.host} {_how_it_ended(code)}"
+            self._emitter.emit(Failed, error=text, exit_code=code if code > 0 else 128 - code)
+
+    def _on_store_end(self, code: int) -> None:
+        if code != 0:
+            text = f"the store and coordinator on {self._host.host} {_how_it_ended(code)}; the run cannot go on"
+            self._emitter.emit(Failed, error=text, exit_code=code if code > 0 else 128 - code)
+
+    def _drain(self, ended: _Rank) -> None:
+        deadline = time.monotonic() + DRAIN_SECONDS
+        for relay in ended.relays:
+            relay.join(timeout=max(0.0, deadline - time.monotonic()))
+
+    def _on_signal(self, _number: int, _frame: object) -> None:
+        """Pass a request to stop on; the second time without asking."""
+        self._signals += 1
+        for each in self._ranks:
+            if each.process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(each.process.pid, signal.SIGTERM if self._signals == 1 else signal.SIGKILL)
+
+    # ------------------------------------------------------------------ relaying
+
+    def _relay_events(self, source: _Rank, pipe: IO[bytes]) -> None:
+        with pipe:
+            while line := pipe.readline(MAX_EVENT_BYTES + 1):
+                text = line.decode("utf-8", errors="replace")
+                found = _SEQ.search(text)
+                if found is None or not text.endswith("\n"):
+                    # The process died in the middle of a line.
+                    continue
+                source.next_seq = int(found[1]) + 1
+                source.reported_failure = source.reported_failure or '"kind":"failed"' in text[:40]
+                self._write_line(text)
+
+    def _relay_output(self, source: _Rank | None, pipe: IO[bytes], stream: str) -> None:
+        rank = -1 if source is None else source.rank
+        while line := pipe.readline(MAX_OUTPUT_CHARACTERS):
+            text = line.decode("utf-8", errors="replace").rstrip("\n")
+            self._emitter.emit(Output, stream=stream, text=text, source_rank=rank)
+
+    def _write_line(self, line: str) -> None:
+        with self._writing:
+            sys.stdout.write(line)
+            sys.stdout.flush()
+
+
+def _how_it_ended(code: int) -> str:
+    if code >= 0:
+        return f"ended with exit code {code}"
+    name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+    hint = " (often the kernel, when memory ran out)" if name == "SIGKILL" else ""
+    return f"was ended by {name}{hint}"
+
+
+def run_host(host: HostEnvironment, options: Options, arguments: Sequence[str]) -> int:
+    """Run the agent and return its exit code.
+
+    Raises:
+        StartError: the port of the store is taken.
+    """
+    try:
+        return Agent(host, options, arguments).run()
+    except OSError as error:
+        raise StartError(
+            f"{host.host} cannot serve the rendezvous on port {host.master_port}: {error.strerror}",
+            next_step="another run may still use the port; choose another master port",
+        ) from error

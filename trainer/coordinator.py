@@ -1,0 +1,172 @@
+"""The coordinator: a small server on the master that knows which ranks live.
+
+It runs beside the TCPStore in a process of its own, so it outlives every rank, rank 0 included. Each rank holds one
+TCP connection to it and sends an empty line four times a second. A closed connection (the kernel closes it when a
+process dies) is noticed in milliseconds, silence (a stopped process, a pulled cable) after the heartbeat timeout.
+
+Protocol: one JSON object a line, both ways; see :class:`trainer.roster.Roster` for what is decided.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from trainer.roster import Outgoing, Roster
+
+MAX_LINE_BYTES: Final = 1 << 20
+BEAT_SECONDS: Final = 0.25
+"""How often a rank, and the coordinator to each rank, gives a sign of life."""
+TICK_SECONDS: Final = 0.05
+START_TIMEOUT_SECONDS: Final = 600.0
+REFORM_TIMEOUT_SECONDS: Final = 300.0
+ALONE_SECONDS: Final = 3.0
+"""Without any connected rank for so long a run that had begun is over, once its own host's ranks have ended."""
+
+
+@dataclass(slots=True)
+class _Peer:
+    rank: int
+    writer: asyncio.StreamWriter
+    last_heard: float
+
+
+class Coordinator:
+    """Serves one run. Everything happens on one event loop, so no locks are needed."""
+
+    def __init__(self, roster: Roster, *, run_id: str, heartbeat_timeout: float) -> None:
+        """``heartbeat_timeout`` is in seconds."""
+        self.roster = roster
+        self._run_id = run_id
+        self._heartbeat_timeout = heartbeat_timeout
+        self._peers: dict[int, _Peer] = {}
+        self._server: asyncio.Server | None = None
+        self.ended = asyncio.Event()
+        """Set when every rank that lives has ended in good order, or the run was aborted and all are gone."""
+        self._may_leave = False
+        self._alone_since = math.inf
+
+    async def start(self, preferred_port: int) -> int:
+        """Listen on ``preferred_port`` if it is free, else on any, and return the port."""
+        try:
+            self._server = await asyncio.start_server(self._serve, port=preferred_port, limit=MAX_LINE_BYTES)
+        except OSError:
+            self._server = await asyncio.start_server(self._serve, port=0, limit=MAX_LINE_BYTES)
+        return int(self._server.sockets[0].getsockname()[1])
+
+    async def watch(self) -> None:
+        """Look for silent ranks until cancelled."""
+        loop = asyncio.get_running_loop()
+        last_tick = last_beat = waiting_since = loop.time()
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            now = loop.time()
+            if now - last_tick > self._heartbeat_timeout / 2:
+                # This process itself did not run (a suspended machine): nobody can be blamed for the silence.
+                for peer in self._peers.values():
+                    peer.last_heard = now
+            last_tick = now
+            for peer in list(self._peers.values()):
+                if now - peer.last_heard > self._heartbeat_timeout:
+                    self._drop(peer, f"no sign of life for {now - peer.last_heard:.1f} s")
+            if now - last_beat >= BEAT_SECONDS:
+                last_beat = now
+                for peer in self._peers.values():
+                    peer.writer.write(b"\n")
+            waiting = self.roster.generation < 0 or self.roster.breaking
+            waiting_since = waiting_since if waiting else now
+            self._check_patience(now - waiting_since)
+            self._check_ended()
+
+    def _check_patience(self, waited: float) -> None:
+        first = self.roster.generation < 0
+        if waited < (START_TIMEOUT_SECONDS if first else REFORM_TIMEOUT_SECONDS) or self.roster.aborted:
+            return
+        who = "; ".join(f"rank {rank}: {self.roster.why_missing(rank)}" for rank in self.roster.missing())
+        self._send(self.roster.abort(f"waited {waited:.0f} s for {who}"))
+
+    def leave_when_alone(self) -> None:
+        """End also when no rank is connected: the master host's own ranks have ended for good."""
+        self._may_leave = True
+        self._alone_since = asyncio.get_running_loop().time()
+        self._check_ended()
+
+    def _check_ended(self) -> None:
+        now = asyncio.get_running_loop().time()
+        self._alone_since = now if self._peers else min(self._alone_since, now)
+        patience = ALONE_SECONDS if self.roster.generation >= 0 else 0.0
+        alone = self._may_leave and not self._peers and now - self._alone_since >= patience
+        if self.roster.over or alone or (self.roster.aborted and not self._peers):
+            self.ended.set()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        peer: _Peer | None = None
+        reason = "its process ended or closed the connection"
+        try:
+            while line := await reader.readline():
+                if peer is None:
+                    peer = self._hello(_decode(line), writer)
+                    continue
+                peer.last_heard = asyncio.get_running_loop().time()
+                if line != b"\n":
+                    self._handle(peer, _decode(line))
+        except (OSError, asyncio.IncompleteReadError) as error:
+            reason = f"its connection broke ({error})"
+        except (ValueError, KeyError, TypeError) as error:
+            reason = f"it sent something that is no message ({error!r})"
+        finally:
+            if peer is not None:
+                self._drop(peer, reason)
+            writer.close()
+
+    def _hello(self, message: Mapping[str, Any], writer: asyncio.StreamWriter) -> _Peer:
+        if message["type"] != "hello" or message["run"] != self._run_id:
+            raise ValueError(f"a rank of run {message.get('run')!r}")
+        rank = int(message["rank"])
+        if not 0 <= rank < self.roster.world_size:
+            raise ValueError(f"no such rank: {rank}")
+        if rank in self._peers:
+            self._drop(self._peers[rank], "another process took its place")
+        peer = _Peer(rank, writer, asyncio.get_running_loop().time())
+        self._peers[rank] = peer
+        self._send(self.roster.connected(rank))
+        return peer
+
+    def _handle(self, peer: _Peer, message: Mapping[str, Any]) -> None:
+        match message["type"]:
+            case "ready":
+                self._send(self.roster.ready(peer.rank, int(message["step"]), message["card"]))
+            case "broken":
+                self._send(self.roster.broken(peer.rank, int(message["generation"]), str(message["reason"])))
+            case "command":
+                self._send(self.roster.command(str(message["name"]), message["command"]))
+            case "failed":
+                self._drop(peer, str(message["reason"]))
+            case "finished":
+                self._send(self.roster.finished(peer.rank))
+            case other:
+                raise ValueError(f"unknown type {other!r}")
+
+    def _drop(self, peer: _Peer, reason: str) -> None:
+        if self._peers.get(peer.rank) is not peer:
+            return
+        del self._peers[peer.rank]
+        peer.writer.transport.abort()
+        self._send(self.roster.lost(peer.rank, reason))
+        self._check_ended()
+
+    def _send(self, outgoing: Outgoing) -> None:
+        for rank, message in outgoing:
+            if rank in self._peers:
+                self._peers[rank].writer.write(json.dumps(message).encode() + b"\n")
+
+
+def _decode(line: bytes) -> Mapping[str, Any]:
+    message = json.loads(line)
+    if not isinstance(message, dict):
+        raise TypeError("not an object")
+    return message

@@ -1,0 +1,46 @@
+"""One member's state for all: how a rank that joins, or that missed a step, becomes equal to the others."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from trainer.group import Group
+from trainer.learner import Learner
+from trainer.state import Progress
+
+
+def share_state(
+    group: Group, source: int, learner: Learner, progress: Progress, balance_state: Mapping[str, Any] | None
+) -> tuple[Progress, Mapping[str, Any] | None]:
+    """Give every member the tensors of ``source``, and return its progress and balance state. All members call it.
+
+    Raises:
+        GroupBroken: a member is lost; this rank's state is as it was.
+    """
+    own = learner.tensors()
+    header = json.dumps(
+        {
+            "progress": progress.to_json(),
+            "balance": balance_state,
+            "scaler": learner.scaler_state(),
+            "tensors": [
+                [name, list(tensor.shape), str(tensor.dtype).removeprefix("torch.")]
+                for name, tensor in sorted(own.items())
+            ],
+        }
+    )
+    told = json.loads(group.broadcast_bytes(header.encode(), source))
+    received: dict[str, torch.Tensor] = {}
+    for name, shape, dtype in told["tensors"]:
+        tensor = own[name] if group.rank == source else torch.empty(shape, dtype=getattr(torch, dtype))
+        group.broadcast(tensor, source)
+        received[name] = tensor
+    if group.rank == source:
+        return progress, balance_state
+    learner.load_tensors(received)
+    learner.load_scaler_state(told["scaler"])
+    return Progress.from_json(told["progress"]), told["balance"]

@@ -1,0 +1,361 @@
+"""The training loop of one rank: compute, reduce, step, tell; form again when the members change."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from trainer.balance import Balancer, Decision, UnknownPolicy, make_policy
+from trainer.data import BalancedSampler
+from trainer.errors import GroupBroken
+from trainer.events import Emitter, Epoch, Joined, Membership, Notice, Shares, Step
+from trainer.group import Group
+from trainer.healing import share_state
+from trainer.learner import Computed, Learner
+from trainer.link import Formation, Link
+from trainer.options import Options
+from trainer.plan import TimeTable
+from trainer.reduction import Reduction, Row
+from trainer.speed import Calibration
+from trainer.state import EpochSums, Progress
+
+
+class _Regroup(Exception):
+    """The members leave the group together, between two steps, to let somebody in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """What a loop works with."""
+
+    options: Options
+    rank: int
+    world_size: int
+    emitter: Emitter
+    learner: Learner
+    sampler: BalancedSampler
+    group: Group
+    link: Link
+    calibration: Calibration
+    choose_reduction: Callable[[Group], Reduction]
+    """Called in every new group with all members taking part, so it may measure the link."""
+    poll_control: Callable[[], None]
+    """Looks for control messages and signals; called once a step and while paused."""
+    save: Callable[[Progress, Mapping[str, Any]], None]
+    """Writes a checkpoint of the progress and the balance state."""
+
+
+class Loop:
+    """One rank's part of a run."""
+
+    def __init__(self, wiring: Wiring, progress: Progress, balance_state: Mapping[str, Any] | None = None) -> None:
+        """``progress`` is where to start: new, or from a checkpoint together with its ``balance_state``."""
+        self._at = wiring
+        self.progress = progress
+        self._saved_balance = balance_state
+        self._balancer: Balancer | None = None
+        self._reduction: Reduction | None = None
+        self._decision: Decision | None = None
+        self._last_end = time.perf_counter()
+        self._last_duration = 0.0
+        self._last_collective = self._last_end
+        sampler, options = wiring.sampler, wiring.options
+        self.steps_total = options.steps or options.epochs * sampler.steps_per_epoch
+
+    def run(self) -> Progress:
+        """Train to the end, or to a stop, and return how far it came.
+
+        Raises:
+            RunAborted: the run was ended elsewhere.
+            CoordinatorLost: the coordinator is gone.
+        """
+        self._form()
+        while True:
+            try:
+                if self.progress.stopping or self.progress.step >= self.steps_total:
+                    # A rank may have missed the last collective: nobody leaves before all are known to have it.
+                    self._at.group.all_reduce(self._at.learner.flat.rows.zero_())
+                    break
+                if self.progress.paused:
+                    self._wait_while_paused()
+                else:
+                    self._step()
+            except (GroupBroken, _Regroup):
+                self._form()
+        if self._is_speaker:
+            self.save()
+        return self.progress
+
+    def rewire(self, wiring: Wiring) -> None:
+        """Go on with another link and group, after the coordinator had given this rank up."""
+        self._at.group.close()
+        self._at = wiring
+
+    def leave(self) -> None:
+        """Close the group's connections."""
+        self._at.group.close()
+
+    def save(self) -> None:
+        """Write a checkpoint of the present state."""
+        assert self._balancer is not None
+        self._at.save(self.progress, self._balancer.state_dict())
+
+    @property
+    def _is_speaker(self) -> bool:
+        """The lowest living rank tells what is the same on all."""
+        return self._at.rank == self._at.group.members[0]
+
+    # ------------------------------------------------------------------ forming
+
+    def _form(self) -> None:
+        """Become a member of the next generation, with the same state as all others."""
+        while True:
+            start = time.perf_counter()
+            card = {"table": [list(pair) for pair in self._at.calibration.table]}
+            formation = self._at.group.form(self.progress.step, card)
+            if self._at.rank in formation.joined:
+                self._at.emitter.emit(
+                    Joined, seconds=time.perf_counter() - start, world_size=len(formation.members),
+                    generation=formation.generation,
+                )  # fmt: skip
+            try:
+                self._synchronize(formation)
+                self._reduction = self._at.choose_reduction(self._at.group)
+            except GroupBroken:
+                continue
+            self._last_collective = time.perf_counter()
+            self._tell_formation(formation)
+            self._last_end = time.perf_counter()
+            return
+
+    def _synchronize(self, formation: Formation) -> None:
+        newcomers = formation.generation > 0 and formation.joined
+        behind = len(set(formation.steps.values())) > 1
+        resumed = formation.generation == 0 and max(formation.steps.values()) > 0
+        tables = {rank: _table(card) for rank, card in formation.cards.items()}
+        balance_state = self._saved_balance if self._balancer is None else self._balancer.state_dict()
+        if newcomers or behind or resumed:
+            self.progress, balance_state = share_state(
+                self._at.group, formation.source, self._at.learner, self.progress, balance_state
+            )
+        balancer = make_policy(
+            self._at.options.policy,
+            [tables[rank] for rank in formation.members],
+            self._at.sampler.global_batch,
+            members=formation.members,
+        )
+        known: set[int] = set()
+        if balance_state is not None:
+            balancer.load_state_dict(balance_state)
+            known = {int(rank) for rank, _ in balance_state["tables"]}
+        new = set(formation.members) - known if formation.generation > 0 else set(formation.members)
+        new |= set(formation.joined)
+        self._decision = balancer.change_members(
+            formation.members, {rank: tables[rank] for rank in sorted(new)}, self.progress.step
+        )
+        self._balancer = balancer
+
+    def _tell_formation(self, formation: Formation) -> None:
+        if not self._is_speaker:
+            return
+        if formation.generation > 0:
+            self._at.emitter.emit(
+                Membership, generation=formation.generation, members=formation.members, left=formation.left,
+                joined=formation.joined, pause=time.perf_counter() - self._last_end, reason=formation.reason,
+            )  # fmt: skip
+        assert self._decision is not None
+        self._tell_shares(self._decision, "start" if formation.generation == 0 else self._decision.reason)
+
+    def _tell_shares(self, decision: Decision, reason: str) -> None:
+        world = range(self._at.world_size)
+        share = dict(zip(decision.members, decision.shares, strict=True))
+        speed = dict(zip(decision.members, decision.speeds, strict=True))
+        assert self._balancer is not None
+        self._at.emitter.emit(
+            Shares,
+            step=self.progress.step,
+            shares=tuple(share.get(rank, 0) for rank in world),
+            policy=self._balancer.policy,
+            reason=reason,
+            predicted_samples_per_second=decision.predicted_samples_per_second,
+            speeds=tuple(speed.get(rank, 0.0) for rank in world),
+        )
+
+    # ------------------------------------------------------------------ one step
+
+    def _step(self) -> None:
+        at, step = self._at, self.progress.step
+        assert self._balancer is not None
+        assert self._reduction is not None
+        at.poll_control()
+        size = at.sampler.batch_size(step)
+        shares = self._balancer.shares_for(size)
+        indices = at.sampler.part(step, shares, at.group.position)
+        nominal = size * at.learner.workload.units_per_sample
+        micro_batch = self._balancer.micro_batch_of(at.rank, len(indices))
+        at.learner.flat.zero()
+        computed = at.learner.compute(indices, step, micro_batch, nominal, at.group.broken.is_set)
+        checking = at.options.check_every > 0 and step % at.options.check_every == 0
+        ready = time.perf_counter()
+        at.learner.flat.write_row(at.rank, self._row(computed, ready, checking))
+        self._reduction.reduce(at.learner.flat, at.group)
+        reduced = time.perf_counter()
+        rows = at.learner.flat.read_rows(at.group.members)
+        own_ready = ready - self._last_collective
+        self._last_collective = reduced
+        # From here on nothing may fail for another rank's sake: the step counts as done.
+        units = math.fsum(row.units for row in rows)
+        rate = self._learning_rate(step)
+        if units > 0:
+            at.learner.apply(nominal / units, rate)
+        loss = math.fsum(row.loss for row in rows) / units if units else math.nan
+        self.progress.step += 1
+        self._count(rows, size, loss)
+        wait = max(0.0, max(row.ready for row in rows) - own_ready)
+        self._tell_step(step, computed, wait, max(0.0, reduced - ready - wait), loss, rate, size)
+        decision = self._balancer.observe(step, [round(row.samples) for row in rows], [row.compute for row in rows])
+        if decision is not None and self._is_speaker:
+            self._tell_shares(decision, decision.reason)
+        if checking:
+            self._compare(rows)
+        if at.options.checkpoint_every and self.progress.step % at.options.checkpoint_every == 0 and self._is_speaker:
+            self.save()
+        self._apply_commands(round(max(row.command for row in rows)))
+
+    def _row(self, computed: Computed, ready: float, checking: bool) -> Row:
+        high, low = self._at.learner.flat.checksum() if checking else (0.0, 0.0)
+        return Row(
+            ready=ready - self._last_collective,
+            compute=computed.data_seconds + computed.compute_seconds,
+            samples=float(computed.samples),
+            units=float(computed.units),
+            loss=computed.loss,
+            correct=float(computed.correct),
+            command=float(self._at.link.newest_command),
+            checked=float(checking),
+            checksum_high=high,
+            checksum_low=low,
+        )
+
+    def _learning_rate(self, step: int) -> float:
+        options = self._at.options
+        if step < options.warmup_steps:
+            return options.learning_rate * (step + 1) / (options.warmup_steps + 1)
+        return options.learning_rate
+
+    def _count(self, rows: Sequence[Row], size: int, loss: float) -> None:
+        now = time.perf_counter()
+        duration, self._last_end = now - self._last_end, now
+        self._last_duration = duration
+        epoch = self.progress.epoch
+        epoch.samples += size
+        epoch.units += round(math.fsum(row.units for row in rows))
+        epoch.loss += math.fsum(row.loss for row in rows)
+        epoch.correct += round(math.fsum(row.correct for row in rows))
+        epoch.seconds += duration
+        self.progress.samples += size
+        self.progress.seconds += duration
+        self.progress.loss = loss
+
+    def _tell_step(
+        self, step: int, computed: Computed, wait: float, communication: float, loss: float, rate: float, size: int
+    ) -> None:
+        at = self._at
+        at.emitter.emit(
+            Step, step=step, epoch=at.sampler.epoch_of(step), steps_total=self.steps_total, share=computed.samples,
+            global_batch=size, loss=loss, learning_rate=rate, compute=computed.compute_seconds,
+            data=computed.data_seconds, wait=wait, communication=communication,
+            duration=self._last_duration,
+        )  # fmt: skip
+        if self.progress.step % at.sampler.steps_per_epoch == 0:
+            if self._is_speaker:
+                self._tell_epoch(at.sampler.epoch_of(step))
+            self.progress.epoch = EpochSums()
+
+    def _tell_epoch(self, epoch: int) -> None:
+        sums = self.progress.epoch
+        units = max(1, sums.units)
+        self._at.emitter.emit(
+            Epoch, epoch=epoch, samples=sums.samples, seconds=sums.seconds, loss=sums.loss / units,
+            accuracy=sums.correct / units,
+        )  # fmt: skip
+
+    def _compare(self, rows: Sequence[Row]) -> None:
+        """Compare the parameters' checksums; all ranks see the same rows, so all act alike."""
+        if len({(row.checksum_high, row.checksum_low) for row in rows}) == 1:
+            return
+        source = self._at.group.members[0]
+        if self._is_speaker:
+            self._at.emitter.emit(
+                Notice, level="warning", step=self.progress.step,
+                text=f"the ranks' parameters had drifted apart; all take those of rank {source}",
+            )  # fmt: skip
+        for _, tensor in sorted(self._at.learner.tensors().items()):
+            self._at.group.broadcast(tensor, source)
+
+    # ------------------------------------------------------------------ commands
+
+    def _apply_commands(self, up_to: int) -> None:
+        """Apply the command log up to an entry that all ranks agree on, in the log's order."""
+        if up_to <= self.progress.applied_commands:
+            return
+        regroup = False
+        for entry in self._at.link.commands(self.progress.applied_commands, up_to):
+            self.progress.applied_commands += 1
+            regroup = self._apply(entry) or regroup
+        if regroup:
+            raise _Regroup
+
+    def _apply(self, entry: Mapping[str, Any]) -> bool:
+        """Apply one entry; return whether the members are asked to form again."""
+        match entry["command"]:
+            case "regroup":
+                return bool(entry["generation"] == self._at.group.generation)
+            case "stop":
+                self.progress.stopping = True
+            case "pause":
+                self._set_paused(True)
+            case "resume":
+                self._set_paused(False)
+            case "checkpoint":
+                if self._is_speaker:
+                    self.save()
+            case "policy":
+                self._change_policy(str(entry["policy"]))
+        return False
+
+    def _set_paused(self, paused: bool) -> None:
+        if paused != self.progress.paused and self._is_speaker:
+            self._at.emitter.emit(Notice, text="paused" if paused else "resumed", step=self.progress.step)
+        self.progress.paused = paused
+
+    def _change_policy(self, name: str) -> None:
+        assert self._balancer is not None
+        try:
+            decision = self._balancer.change_policy(name, self.progress.step)
+        except UnknownPolicy as error:
+            if self._is_speaker:
+                self._at.emitter.emit(Notice, level="error", text=str(error), step=self.progress.step)
+            return
+        if self._is_speaker:
+            self._tell_shares(decision, decision.reason)
+
+    def _wait_while_paused(self) -> None:
+        """Apply the log entry by entry until it says to go on: the order is the same for all, so no collective."""
+        while self.progress.paused and not self.progress.stopping:
+            self._at.poll_control()
+            if self._at.group.broken.is_set():
+                raise GroupBroken(self._at.link.why_broken(self._at.group.generation))
+            for entry in self._at.link.wait_for_command(self.progress.applied_commands, timeout=0.1)[:1]:
+                self.progress.applied_commands += 1
+                if self._apply(entry):
+                    raise _Regroup
+        # The pause is nobody's waiting time.
+        self._last_end = self._last_collective = time.perf_counter()
+
+
+def _table(card: Mapping[str, Any]) -> TimeTable:
+    return TimeTable.measured([(int(samples), float(seconds)) for samples, seconds in card["table"]])

@@ -1,0 +1,186 @@
+"""Who trains: the decisions of the coordinator, free of sockets and clocks.
+
+The members of a process group are fixed while it lives, so every change of membership is a new *generation*:
+
+* A member dies, or a collective fails: the generation is broken, every living member leaves its group and says
+  ``ready`` with the number of steps it has completed; once all living members are ready, the next one is formed.
+* A rank (re)joins: it says ``ready`` when it has nothing left to prepare; the members are asked to leave at a step
+  they agree on, and the next generation includes the newcomer.
+
+The member with the most completed steps is the *source*: a rank may have finished the collective that failed for
+another one, and then its parameters already hold that step. Everybody else takes its state.
+
+Commands of a person (pause, stop, …) become a log with one order for all ranks. Each rank tells its newest entry
+with its gradients, so all of them apply the same entries after the same step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+Message = dict[str, Any]
+Outgoing = list[tuple[int, Message]]
+"""(rank, message) pairs."""
+
+MAX_FRUITLESS_GENERATIONS: Final = 5
+"""Generations in a row without one completed step and without a change of members."""
+
+
+@dataclass(slots=True)
+class _Ready:
+    step: int
+    card: Mapping[str, Any]
+
+
+@dataclass(slots=True)
+class Roster:
+    """The state of one run's membership. Each method takes what happened and returns what to tell whom."""
+
+    world_size: int
+    elastic: bool
+    generation: int = -1
+    members: tuple[int, ...] = ()
+    reason: str = ""
+    """Why the present generation is being replaced; the first cause."""
+    over: bool = False
+    aborted: str = ""
+    breaking: bool = False
+    _connected: set[int] = field(default_factory=set)
+    _finished: set[int] = field(default_factory=set)
+    _lost: dict[int, str] = field(default_factory=dict)
+    _ready: dict[int, _Ready] = field(default_factory=dict)
+    _log: list[Message] = field(default_factory=list)
+    _command_names: set[str] = field(default_factory=set)
+    _regroup_asked: bool = False
+    _fruitless: int = 0
+    _best_step: int = -1
+
+    def connected(self, rank: int) -> Outgoing:
+        """A rank's process is there; it is told every command so far."""
+        self._connected.add(rank)
+        if self.aborted:
+            return [(rank, {"type": "abort", "reason": self.aborted})]
+        return [(rank, entry) for entry in self._log]
+
+    def ready(self, rank: int, step: int, card: Mapping[str, Any]) -> Outgoing:
+        """A rank waits for the next generation, having completed ``step`` steps (-1: it has no state)."""
+        self._ready[rank] = _Ready(step, card)
+        if self.generation >= 0 and rank not in self.members and not self.breaking and not self._regroup_asked:
+            self._regroup_asked = True
+            return self._append({"command": "regroup", "generation": self.generation}) + self._form_if_complete()
+        return self._form_if_complete()
+
+    def broken(self, rank: int, generation: int, reason: str) -> Outgoing:
+        """A collective of ``generation`` failed on ``rank``."""
+        if generation != self.generation or self.breaking:
+            return []
+        return self._break(f"rank {rank}: {reason}")
+
+    def lost(self, rank: int, reason: str) -> Outgoing:
+        """A rank's process is gone or silent."""
+        self._connected.discard(rank)
+        self._ready.pop(rank, None)
+        if rank in self._finished:
+            return self._check_over()
+        self._lost[rank] = reason
+        if not self.elastic:
+            return self.abort(f"rank {rank} was lost: {reason}")
+        out: Outgoing = []
+        if rank in self.members:
+            cause = f"rank {rank} was lost: {reason}"
+            if not self.breaking:
+                out += self._break(cause)
+            elif not self.reason.startswith("rank ") or " was lost: " not in self.reason:
+                self.reason = cause
+        return out + self._form_if_complete() + self._check_over()
+
+    def finished(self, rank: int) -> Outgoing:
+        """A rank ended in good order."""
+        self._finished.add(rank)
+        self._ready.pop(rank, None)
+        out = self._form_if_complete()
+        if self._finished >= set(self.members):
+            out += self._to(self._connected - self._finished, {"type": "over"})
+        return out + self._check_over()
+
+    def command(self, name: str, message: Mapping[str, Any]) -> Outgoing:
+        """A person's command, seen by one rank. The same name seen by another rank is the same command."""
+        if name in self._command_names:
+            return []
+        self._command_names.add(name)
+        return self._append(dict(message))
+
+    def abort(self, reason: str) -> Outgoing:
+        """End the run everywhere; only the first reason counts."""
+        if self.aborted:
+            return []
+        self.aborted = reason
+        return [(rank, {"type": "abort", "reason": reason}) for rank in sorted(self._connected - self._finished)]
+
+    def missing(self) -> tuple[int, ...]:
+        """Return the ranks that the next generation waits for."""
+        return tuple(sorted(self._expected() - self._ready.keys()))
+
+    def why_missing(self, rank: int) -> str:
+        """Return what is known of a rank that does not come."""
+        if rank in self._connected:
+            return "connected, not ready"
+        return self._lost.get(rank, "never connected")
+
+    def _expected(self) -> set[int]:
+        if self.generation < 0:
+            return set(range(self.world_size))
+        return (set(self.members) & self._connected) - self._finished
+
+    def _break(self, cause: str) -> Outgoing:
+        self.breaking = True
+        self.reason = cause
+        message = {"type": "break", "generation": self.generation, "reason": cause}
+        return [(rank, message) for rank in self.members if rank in self._connected]
+
+    def _append(self, entry: Message) -> Outgoing:
+        entry = {**entry, "type": "command", "index": len(self._log) + 1}
+        self._log.append(entry)
+        return self._to(self._connected - self._finished, entry)
+
+    @staticmethod
+    def _to(ranks: Iterable[int], message: Message) -> Outgoing:
+        return [(rank, message) for rank in sorted(ranks)]
+
+    def _form_if_complete(self) -> Outgoing:
+        if self.aborted or not self._ready or not self._expected() <= self._ready.keys():
+            return []
+        if self.generation >= 0 and not self.breaking and not self._regroup_asked:
+            return []
+        before = set(self.members)
+        members = tuple(sorted(self._ready))
+        steps = {rank: self._ready[rank].step for rank in members}
+        newest = max(steps.values())
+        self._fruitless = self._fruitless + 1 if newest <= self._best_step and before == set(members) else 0
+        self._best_step = max(self._best_step, newest)
+        if self._fruitless >= MAX_FRUITLESS_GENERATIONS:
+            return self.abort(f"{self._fruitless} groups in a row failed before one step was done; last: {self.reason}")
+        self.generation += 1
+        message = {
+            "type": "form",
+            "generation": self.generation,
+            "members": list(members),
+            "steps": {str(rank): step for rank, step in steps.items()},
+            "source": min(rank for rank in members if steps[rank] == newest),
+            "left": sorted(before - set(members)),
+            "joined": sorted(set(members) - before),
+            "reason": self.reason,
+            "cards": {str(rank): dict(self._ready[rank].card) for rank in members},
+        }
+        self.members = members
+        self.breaking = False
+        self.reason = ""
+        self._regroup_asked = False
+        self._ready.clear()
+        return self._to(members, message)
+
+    def _check_over(self) -> Outgoing:
+        self.over = bool(self._finished) and not (self._connected - self._finished)
+        return []

@@ -1,0 +1,63 @@
+"""The process on the master that hosts the TCPStore and the coordinator, outside every rank.
+
+Ranks can then be lost, rank 0 included, without losing the rendezvous. Its parent is the agent, which talks to it on
+standard input: the line ``finish`` means "leave when the run is over"; the end of input means that the agent is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from typing import Final
+
+from trainer.coordinator import Coordinator
+from trainer.roster import Roster
+
+ORPHAN_SECONDS: Final = 15.0
+"""How long the store serves the ranks of other hosts after its agent has died."""
+COORDINATOR_KEY: Final = "coordinator_port"
+
+
+async def serve(
+    *, run_id: str, port: int, world_size: int, elastic: bool, heartbeat_timeout: float, inherited_socket: int | None
+) -> None:
+    """Serve one run until it is over."""
+    from torch._C._distributed_c10d import PrefixStore, TCPStore
+
+    coordinator = Coordinator(Roster(world_size, elastic), run_id=run_id, heartbeat_timeout=heartbeat_timeout)
+    coordinator_port = await coordinator.start(port + 1)
+    store = TCPStore("127.0.0.1", port, None, is_master=True, wait_for_workers=False, master_listen_fd=inherited_socket)
+    PrefixStore(run_id, store).set(COORDINATOR_KEY, str(coordinator_port))
+    sys.stdout.write(json.dumps({"store": store.port, "coordinator": coordinator_port}) + "\n")
+    sys.stdout.flush()
+    watch = asyncio.create_task(coordinator.watch())
+    agent = asyncio.create_task(_agent_says())
+    await asyncio.wait({watch, agent}, return_when=asyncio.FIRST_COMPLETED)
+    if agent.done() and agent.result() == "finish":
+        coordinator.leave_when_alone()
+        await coordinator.ended.wait()
+    else:
+        await asyncio.wait({asyncio.create_task(coordinator.ended.wait())}, timeout=ORPHAN_SECONDS)
+    watch.cancel()
+
+
+async def _agent_says() -> str:
+    reader = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    return (await reader.readline()).decode().strip()
+
+
+def main() -> int:
+    """Run as the agent's child; the settings come as one JSON object on the command line."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    asyncio.run(serve(**json.loads(sys.argv[1])))
+    # The TCPStore's own threads must not hold up the end of a finished run.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,255 @@
+"""A rank from the go to the end: connects, measures itself, builds the loop and runs it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+from typing import Any, Final
+
+from torch._C._distributed_c10d import PrefixStore, TCPStore
+from torch.distributed import DistError
+
+from trainer.checkpoint import CheckpointFolder
+from trainer.communication import choose_reduction, measure_link
+from trainer.control import Command, ControlFolder
+from trainer.data import BalancedSampler
+from trainer.environment import RankEnvironment
+from trainer.errors import CheckpointError, CoordinatorLost, StartError
+from trainer.events import Calibrated, Checkpoint, Done, Emitter, Notice
+from trainer.group import Group
+from trainer.learner import Learner
+from trainer.link import Link, RunOver
+from trainer.loop import Loop, Wiring
+from trainer.options import Options
+from trainer.reduction import Reduction
+from trainer.speed import Calibration, calibrate, sizes
+from trainer.state import Progress
+from trainer.store import COORDINATOR_KEY
+from trainer.workloads import Workload
+
+STORE_TIMEOUT: Final = timedelta(seconds=60)
+
+
+class Training:
+    """One rank's training. Built when the go has come."""
+
+    def __init__(
+        self,
+        place: RankEnvironment,
+        options: Options,
+        emitter: Emitter,
+        control: ControlFolder,
+        stop_requested: Callable[[], bool],
+        workload: Workload,
+        device: str,
+    ) -> None:
+        """Connect to the coordinator.
+
+        Raises:
+            StartError: the master's store does not answer.
+            CoordinatorLost: the coordinator does not answer.
+        """
+        self._place = place
+        self._options = options
+        self._emitter = emitter
+        self._control = control
+        self._stop_requested = stop_requested
+        self._stop_sent = False
+        self._device = device
+        self._link = _connect(place)
+        self._learner = Learner(
+            workload,
+            options,
+            device=device,
+            world_size=place.host.world_size,
+            simulated_samples_per_second=place.host.simulated_samples_per_second,
+        )
+        self._sampler = BalancedSampler(workload.source.size, options.global_batch, options.seed)
+        self._checkpoints = CheckpointFolder(
+            place.host.output / "checkpoints",
+            keep=options.checkpoint_keep,
+            identity={
+                "workload": options.workload,
+                "dataset": options.dataset,
+                "dataset_size": workload.source.size,
+                "global_batch": self._sampler.global_batch,
+                "seed": options.seed,
+                "optimizer": options.optimizer,
+                "parameters": self._learner.flat.size,
+            },
+        )
+        self._calibration: Calibration | None = None
+        self._calibration_told = False
+        self._loop: Loop | None = None
+
+    @property
+    def step(self) -> int | None:
+        """Completed optimizer steps, once training has begun."""
+        return self._loop.progress.step if self._loop else None
+
+    def failed(self, reason: str) -> None:
+        """Tell the other ranks why this one ends."""
+        self._link.failed(reason)
+
+    def run(self, commands: Sequence[Command]) -> None:
+        """Train to the end, or to a stop. ``commands`` came together with the go.
+
+        Raises:
+            TrainerError: anything that ends this rank before the end of the run.
+        """
+        calibration = self._calibration = calibrate(
+            self._learner.probe,
+            sizes(self._options.micro_batch, self._sampler.global_batch, self._device),
+            device=self._device,
+            simulated_samples_per_second=self._place.host.simulated_samples_per_second,
+        )
+        progress, balance_state = self._restore()
+        self._take_commands(commands)
+        wiring = Wiring(
+            options=self._options,
+            rank=self._place.rank,
+            world_size=self._place.host.world_size,
+            emitter=self._emitter,
+            learner=self._learner,
+            sampler=self._sampler,
+            group=self._group(),
+            link=self._link,
+            calibration=calibration,
+            choose_reduction=self._choose_reduction,
+            poll_control=self._poll_control,
+            save=self._save,
+        )
+        loop = self._loop = Loop(wiring, progress, balance_state)
+        try:
+            end = self._run_loop(loop, wiring)
+        except RunOver:
+            self._emitter.emit(Done, state="finished")
+            return
+        self._link.finished()
+        self._emitter.emit(
+            Done,
+            steps=end.step,
+            samples=end.samples,
+            seconds=end.seconds,
+            loss=end.loss,
+            state="stopped" if end.stopping else "finished",
+        )
+        loop.leave()
+
+    def _run_loop(self, loop: Loop, wiring: Wiring) -> Progress:
+        """Run the loop; a rank that was taken for dead (a suspended machine) connects again and catches up."""
+        while True:
+            try:
+                return loop.run()
+            except CoordinatorLost as error:
+                if not self._options.elastic:
+                    raise
+                self._emitter.emit(Notice, level="warning", text=f"{error}; trying to join again")
+                self._link.close()
+                self._link = _connect(self._place)
+                loop.rewire(dataclasses.replace(wiring, link=self._link, group=self._group()))
+
+    def _group(self) -> Group:
+        host = self._place.host
+        return Group(
+            self._link,
+            rank=self._place.rank,
+            run_id=host.run_id,
+            address=host.master_address,
+            port=host.master_port,
+            backend=host.backend,
+        )
+
+    def _choose_reduction(self, group: Group) -> Reduction:
+        """Measure the link of a new group and choose how gradients travel; all members call it."""
+        assert self._calibration is not None
+        rate = measure_link(group)
+        if not self._calibration_told:
+            self._calibration_told = True
+            self._emitter.emit(
+                Calibrated,
+                samples_per_second=self._calibration.samples_per_second,
+                table=self._calibration.table,
+                max_micro_batch=self._calibration.max_micro_batch,
+                link_bytes_per_second=rate,
+                bytes_per_sample=self._calibration.bytes_per_sample,
+            )
+        return choose_reduction(self._options)
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def _save(self, progress: Progress, balance_state: Mapping[str, Any]) -> None:
+        """Write a checkpoint; a full disk must not end a run that can go on."""
+        learner = self._learner
+        try:
+            path = self._checkpoints.save(
+                progress,
+                balance_state,
+                learner.tensors(),
+                learner.scaler_state(),
+                learner.workload.model.state_dict(),
+            )
+        except CheckpointError as error:
+            self._emitter.emit(Checkpoint, action="refused", step=progress.step, reason=str(error))
+            self._emitter.emit(Notice, level="error", text=str(error), step=progress.step)
+            return
+        self._emitter.emit(Checkpoint, action="saved", path=str(path), step=progress.step)
+
+    def _restore(self) -> tuple[Progress, Mapping[str, Any] | None]:
+        """Go on from the newest good checkpoint of this host, when asked or after a restart.
+
+        Only one member needs to have it: the others take the state of the member with the most steps.
+        """
+        if not self._options.resume and not self._place.is_restart:
+            return Progress(), None
+        saved, refused = self._checkpoints.newest()
+        for each in refused:
+            self._emitter.emit(Checkpoint, action="refused", path=str(each.path), reason=each.reason)
+        if saved is None:
+            self._emitter.emit(Notice, text="no checkpoint on this host to go on from")
+            return Progress(), None
+        try:
+            self._learner.load_tensors(saved.tensors)
+        except (ValueError, KeyError) as error:
+            raise CheckpointError(f"{saved.path} does not fit the model: {error}") from error
+        self._learner.load_scaler_state(saved.scaler)
+        self._emitter.emit(Checkpoint, action="restored", path=str(saved.path), step=saved.progress.step)
+        # The commands and the pause of the earlier run are not this run's.
+        progress = dataclasses.replace(saved.progress, applied_commands=0, paused=False, stopping=False)
+        return progress, saved.balance_state
+
+    # ------------------------------------------------------------------ control
+
+    def _poll_control(self) -> None:
+        if self._stop_requested() and not self._stop_sent:
+            self._stop_sent = True
+            self._link.command(f"signal-{self._place.rank}-{os.getpid()}", {"command": "stop"})
+        self._take_commands(self._control.read())
+
+    def _take_commands(self, commands: Sequence[Command]) -> None:
+        """Put commands for all ranks into the log; what concerns only this host takes effect at once."""
+        for command in commands:
+            if command.name == "simulate":
+                self._learner.simulated_samples_per_second = command.samples_per_second
+                text = f"simulated: held down to {command.samples_per_second:g} samples/s by sleeping"
+                self._emitter.emit(Notice, text=text)
+            elif command.name == "policy":
+                self._link.command(command.file, {"command": "policy", "policy": command.policy})
+            elif command.name != "go":
+                self._link.command(command.file, {"command": command.name})
+
+
+def _connect(place: RankEnvironment) -> Link:
+    """Connect to the coordinator, whose port the store knows."""
+    host = place.host
+    try:
+        store = TCPStore(host.master_address, host.master_port, None, is_master=False, timeout=STORE_TIMEOUT)
+        port = int(PrefixStore(host.run_id, store).get(COORDINATOR_KEY))
+    except DistError as error:
+        raise StartError(
+            f"no answer from the store at {host.master_address}:{host.master_port} ({str(error).splitlines()[0]})",
+            next_step="see whether the master runs and its firewall lets this port in",
+        ) from error
+    return Link(host.master_address, port, run_id=host.run_id, rank=place.rank)
