@@ -42,6 +42,7 @@ class RankRecord:
         self.window = StepWindow()
         self.hardware: Hardware | None = None
         self.calibrated: Calibrated | None = None
+        self.joined = False
         self.last_event: float | None = None
         self.last_step: float | None = None
         self.lost_lines = 0
@@ -61,26 +62,31 @@ class RankRecord:
                 self.simulated = event.simulated
                 self.process_id = event.process_id
                 self.error = ""
+                self.joined = False
                 self.last_step = None
                 self.window.clear()
             case Joined():
-                self.state = RankState.CALIBRATING if self.calibrated is None else RankState.READY
-                self.last_step = now
+                self.joined = True
+                self.state = RankState.READY
             case Calibrated():
                 self.calibrated = event
-                self.state = RankState.READY
-                self.last_step = now
+                self.state = RankState.READY if self.joined else RankState.JOINING
             case Step():
                 self._feed_step(event, now)
             case Hardware():
                 self.hardware = event
             case Failed():
-                self.state = RankState.FAILED
-                self.error = clean(event.error)
+                self.fail(event.error)
             case Done():
                 self.state = RankState.STOPPED if event.state == "stopped" else RankState.FINISHED
             case _:
                 pass
+
+    def fail(self, error: str) -> None:
+        """The rank is gone; the first reason stays."""
+        if self.state is not RankState.FAILED:
+            self.state = RankState.FAILED
+            self.error = clean(error)
 
     def _feed_step(self, event: Step, now: float) -> None:
         self.state = RankState.TRAINING

@@ -58,6 +58,7 @@ _CONSEQUENCE: Final = re.compile(
     r"|rank \d+ (?:left|is gone|failed)|store .*(?:closed|gone)|ncclRemoteError",
     re.IGNORECASE,
 )
+_RANK_IN_TEXT: Final = re.compile(r"rank (\d{1,5}) ")
 
 
 @dataclass(slots=True)
@@ -133,13 +134,13 @@ class Store:
 
     def note_launch(self, host: str, phase: str) -> None:
         """A host moved on in the launch; ranks that have not spoken yet show it."""
-        states = {"importing": RankState.IMPORTING, "go": RankState.JOINING, "training": RankState.JOINING}
+        states = {"importing": RankState.IMPORTING, "go": RankState.CALIBRATING}
         state = states.get(phase)
         for record in self._ranks.values():
             if record.host != host or state is None:
                 continue
             silent = record.state in (RankState.STARTING, RankState.IMPORTING)
-            if silent or (state is RankState.JOINING and record.state is RankState.WAITING_FOR_GO):
+            if silent or (state is RankState.CALIBRATING and record.state is RankState.WAITING_FOR_GO):
                 record.state = state
         self.version += 1
 
@@ -255,7 +256,8 @@ class Store:
                 self._feed_step(event, now)
             case Output():
                 stream = "stderr" if event.stream == "stderr" else "stdout"
-                self._log(LogRecord(event.time, host, event.rank, clean(event.text), stream))
+                rank = event.source_rank if event.rank < 0 else event.rank
+                self._log(LogRecord(event.time, host, rank, clean(event.text), stream))
             case Shares():
                 self._feed_shares(host, event)
             case Failed():
@@ -266,7 +268,10 @@ class Store:
             case Membership():
                 self._feed_membership(event)
                 self._tell(host, event)
-            case Notice() | Epoch() | Checkpoint() | Hello() | Joined() | Calibrated() | Done():
+            case Notice():
+                self._feed_pause(event, now)
+                self._tell(host, event)
+            case Epoch() | Checkpoint() | Hello() | Joined() | Calibrated() | Done():
                 self._tell(host, event)
             case _:
                 pass
@@ -316,18 +321,31 @@ class Store:
         text = f"shares {shown}" + (f": {reason}" if reason else "")
         self._happened(EventRecord(event.time, host, event.rank, "shares", "info", text, event.step))
 
+    def _feed_pause(self, event: Notice, now: float) -> None:
+        # The trainer says so in exactly these words (trainer/loop.py).
+        if event.text == "paused":
+            self._paused_since = now
+        elif event.text == "resumed":
+            self._paused_since = None
+
     def _feed_failure(self, host: str, event: Failed) -> None:
         error = clean(event.error)
         trace = clean_block(event.traceback)
+        rank = event.rank
+        named = _RANK_IN_TEXT.match(error)
+        if rank < 0 and named is not None and int(named[1]) in self._ranks:
+            # The agent of a host speaks for a rank that died without a word.
+            rank = int(named[1])
+            self._ranks[rank].fail(error)
         consequence = bool(_CONSEQUENCE.search(error))
         if len(self._failures) < FAILURE_RECORDS:
             self._failures.append(
-                FailureRecord(event.time, host, event.rank, error, trace, event.exit_code, event.step, consequence)
+                FailureRecord(event.time, host, rank, error, trace, event.exit_code, event.step, consequence)
             )
         code = "" if event.exit_code is None else f" (exit code {event.exit_code})"
-        self._happened(EventRecord(event.time, host, event.rank, "failed", "error", error + code, event.step))
+        self._happened(EventRecord(event.time, host, rank, "failed", "error", error + code, event.step))
         for line in trace.splitlines():
-            self._log(LogRecord(event.time, host, event.rank, line, "error"))
+            self._log(LogRecord(event.time, host, rank, line, "error"))
 
     def _feed_membership(self, event: Membership) -> None:
         for rank in event.left:
@@ -359,6 +377,11 @@ class Store:
         if ring is None:
             ring = self._rank_logs[rank] = Ring(self._rank_log_lines)
         return ring
+
+    @property
+    def now(self) -> float:
+        """The store's clock, in seconds."""
+        return self._clock()
 
     @property
     def ranks(self) -> tuple[int, ...]:

@@ -1,0 +1,420 @@
+"""The app: which screen follows which, and the workers that talk to the session. Quitting never stops training."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar, Final, Literal
+
+from textual import on
+from textual.app import App
+from textual.binding import Binding, BindingType
+from textual.filter import LineFilter
+from textual.worker import Worker, WorkerState
+
+from hetero_tui.commands import RunCommands
+from hetero_tui.messages import (
+    Attached,
+    Connected,
+    LaunchEnded,
+    LaunchMoved,
+    OperationFailed,
+    RunEnded,
+    RunsFound,
+)
+from hetero_tui.screens.checklist import ChecklistScreen
+from hetero_tui.screens.dialogs import Choice, Confirm, ErrorDialog
+from hetero_tui.screens.help import HelpScreen, help_text
+from hetero_tui.screens.host_key import host_key_question
+from hetero_tui.screens.launch import LaunchScreen
+from hetero_tui.screens.monitor import MonitorScreen
+from hetero_tui.screens.plan import PlanScreen
+from hetero_tui.screens.questions import attach_options, failure_text, policy_options, speed_options, stop_question
+from hetero_tui.theme import AsciiFilter, Glyphs, default_theme
+from hetero_tui.views import RunState
+from hetero_tui.widgets.lines import glyphs_of
+
+if TYPE_CHECKING:
+    from hetero_tui.session import LaunchProgress, SessionProtocol
+    from remote.errors import HostKeyUnknown
+    from remote.plan import LaunchPlan
+
+CLOSE_SECONDS: Final = 5.0
+RUN_ACTIONS: Final = frozenset({"pause_run", "resume_run", "slow_host", "policy", "checkpoint", "stop_run"})
+
+
+class HeteroApp(App[int]):
+    """Connect, check, plan, launch, watch. Everything on the hosts goes through the session."""
+
+    TITLE = "hetero-tui"
+    CSS_PATH = "hetero.tcss"
+    COMMANDS = App.COMMANDS | {RunCommands}
+    HORIZONTAL_BREAKPOINTS = [  # noqa: RUF012
+        (0, "-tiny"),
+        (60, "-narrow"),
+        (100, "-normal"),
+        (140, "-wide"),
+    ]
+    VERTICAL_BREAKPOINTS = [  # noqa: RUF012
+        (0, "-short"),
+        (30, "-medium"),
+        (42, "-tall"),
+    ]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("question_mark", "help", "Help", key_display="?", id="app.help"),
+        Binding("q", "quit", "Quit", id="app.quit"),
+        Binding("ctrl+q", "quit", "Quit", show=False, priority=True, id="app.quit_anywhere"),
+    ]
+
+    def __init__(
+        self,
+        session: SessionProtocol,
+        *,
+        start: Literal["checklist", "monitor"] = "checklist",
+        auto_launch: bool = False,
+        readonly: bool = False,
+        ascii_only: bool = False,
+    ) -> None:
+        """``auto_launch`` goes on to the monitor by itself when no check fails; ``readonly`` changes nothing."""
+        self.ascii_only = ascii_only
+        super().__init__()
+        self.session = session
+        self.readonly = readonly
+        self._start = start
+        self._auto_launch = auto_launch
+        self._asking = asyncio.Lock()
+        self._checklist = ChecklistScreen(session)
+        self._following = False
+        if "TEXTUAL_THEME" not in os.environ:
+            self.theme = default_theme(os.environ)
+
+    @property
+    def glyphs(self) -> Glyphs:
+        """What to draw with."""
+        return glyphs_of(self)
+
+    def get_line_filters(self) -> Sequence[LineFilter]:
+        """In ASCII mode nothing else leaves, whatever drew it."""
+        filters = super().get_line_filters()
+        return [*filters, AsciiFilter()] if self.ascii_only else filters
+
+    @property
+    def run_active(self) -> bool:
+        """A run is being watched and has not ended."""
+        return bool(self.session.run_id) and not self.session.store.cluster_view().state.ended
+
+    def on_mount(self) -> None:
+        """Open the checklist and make contact."""
+        self.set_class(self.ascii_only, "-ascii")
+        self.push_screen(self._checklist)
+        self._work(self._connect(first=True), "connect")
+
+    def _work(self, body: Coroutine[object, object, None], group: str) -> None:
+        self.run_worker(body, group=group, exclusive=True, exit_on_error=False)
+
+    @on(Worker.StateChanged)
+    def worker_moved(self, event: Worker.StateChanged) -> None:
+        """A worker that ended with an error nobody expected is shown; the program goes on."""
+        if event.state is WorkerState.ERROR and event.worker.error is not None:
+            self.operation_failed(OperationFailed("Something unexpected happened", event.worker.error))
+
+    @on(OperationFailed)
+    def operation_failed(self, message: OperationFailed) -> None:
+        """Show the error in front of everything."""
+        error = message.error
+        known = type(error).__module__.startswith("remote.")
+        text = str(error) if known else f"{type(error).__name__}: {error}"
+        self.push_screen(ErrorDialog(message.title, text))
+
+    # Contact and checks
+
+    def connect_and_check(self) -> None:
+        """Connect where there is no connection, then run the whole checklist."""
+        self._work(self._connect(first=False), "connect")
+
+    async def _connect(self, *, first: bool) -> None:
+        try:
+            await self.session.connect(self._confirm_host_key)
+            self.post_message(Connected())
+            if first and not self._auto_launch:
+                self.post_message(RunsFound(await self.session.find_runs()))
+        except Exception as error:  # noqa: BLE001 - shown to the person, whatever it is
+            self.post_message(OperationFailed("Connecting failed", error))
+
+    async def _confirm_host_key(self, unknown: HostKeyUnknown) -> bool:
+        async with self._asking:
+            answer: asyncio.Future[bool | None] = asyncio.get_running_loop().create_future()
+            self.push_screen(host_key_question(unknown), answer.set_result)
+            return bool(await answer)
+
+    @on(Connected)
+    def connected(self) -> None:
+        """Run the checklist by itself."""
+        if self._start == "checklist":
+            self._checklist.run_checks()
+
+    @on(RunsFound)
+    def runs_found(self, message: RunsFound) -> None:
+        """Offer to take over what runs already."""
+        if self._start == "monitor" and self.session.run_id:
+            self.post_message(Attached())
+            return
+        options = attach_options(message.runs)
+        if self._start == "monitor" and len(options) == 1:
+            self._work(self._take_over(options[0][0]), "attach")
+        elif options:
+            self.push_screen(
+                Choice("Earlier runs were found on the hosts", "Take one over?", [*options, ("", "No, start anew")]),
+                self._attach_chosen,
+            )
+        elif self._start == "monitor":
+            self.notify("No run was found on the hosts", severity="warning", markup=False)
+            self._checklist.run_checks()
+
+    def _attach_chosen(self, run_id: str | None) -> None:
+        if run_id:
+            self._work(self._take_over(run_id), "attach")
+        elif self._start == "monitor":
+            self._checklist.run_checks()
+
+    async def _take_over(self, run_id: str) -> None:
+        try:
+            await self.session.attach(run_id)
+        except Exception as error:  # noqa: BLE001 - shown to the person, whatever it is
+            self.post_message(OperationFailed(f"Run {run_id} could not be taken over", error))
+        else:
+            self.post_message(Attached())
+
+    @on(Attached)
+    def attached(self) -> None:
+        """Watch the run."""
+        self._follow_run()
+        self.action_show_monitor()
+
+    def checks_done(self, *, ok: bool) -> None:
+        """The checklist is through; the demo goes on by itself when nothing failed."""
+        if self._auto_launch and ok and not self.session.run_id:
+            self._auto_launch = False
+            plan = self._plan()
+            if plan is not None:
+                self._launch(plan)
+
+    # Launch
+
+    def _plan(self) -> LaunchPlan | None:
+        try:
+            return self.session.plan()
+        except Exception as error:  # noqa: BLE001 - shown to the person, whatever it is
+            self.operation_failed(OperationFailed("There is no plan that can be launched", error))
+            return None
+
+    def action_review_plan(self) -> None:
+        """Show the plan."""
+        plan = self._plan()
+        if plan is not None:
+            self.push_screen(PlanScreen(self.session, plan))
+
+    def action_launch(self) -> None:
+        """Launch the plan that is shown, after a question when a check fails."""
+        screen = self.screen
+        if not isinstance(screen, PlanScreen):
+            return
+        plan = screen.plan
+        failing = self._checklist.first_failure()
+        if failing is None:
+            self._launch(plan)
+            return
+        where = f" on {failing.host}" if failing.host else ""
+        question = Confirm(
+            "Launch although a check fails?",
+            f"'{failing.check_id}' fails{where}. Training will most likely not start, or hang.",
+            yes="Launch anyway",
+            danger=True,
+        )
+        self.push_screen(question, lambda yes: self._launch(plan) if yes else None)
+
+    def _launch(self, plan: LaunchPlan) -> None:
+        for host in plan.hosts:
+            self.session.store.expect(host.host, {rank.rank: rank.device for rank in host.ranks})
+        screen = LaunchScreen(self.session)
+        if isinstance(self.screen, ChecklistScreen):
+            self.push_screen(screen)
+        else:
+            self.switch_screen(screen)
+        self._work(self._launch_worker(screen), "launch")
+
+    async def _launch_worker(self, screen: LaunchScreen) -> None:
+        def report(progress: LaunchProgress) -> None:
+            screen.post_message(LaunchMoved(progress))
+
+        try:
+            await self.session.launch(report)
+        except Exception as error:  # noqa: BLE001 - shown to the person, whatever it is
+            screen.post_message(LaunchEnded(error))
+        else:
+            screen.post_message(LaunchEnded())
+
+    @on(LaunchMoved)
+    def launch_moved(self, message: LaunchMoved) -> None:
+        """Let ranks that have not spoken yet show where they are."""
+        self.session.store.note_launch(message.progress.host, message.progress.phase)
+
+    @on(LaunchEnded)
+    def launch_ended(self, message: LaunchEnded) -> None:
+        """Go on to the monitor."""
+        if message.error is None:
+            self._follow_run()
+            if isinstance(self.screen, LaunchScreen):
+                self.switch_screen(MonitorScreen(self.session))
+
+    # The run
+
+    def _follow_run(self) -> None:
+        self._following = True
+        self._work(self._follow(), "follow")
+
+    async def _follow(self) -> None:
+        try:
+            await self.session.follow()
+        except Exception as error:  # noqa: BLE001 - shown to the person, whatever it is
+            self.post_message(OperationFailed("The run can no longer be followed; training may go on", error))
+        self.post_message(RunEnded())
+
+    @on(RunEnded)
+    def run_ended(self) -> None:
+        """Say how it ended; the first failing rank comes first."""
+        self._following = False
+        self.refresh_bindings()
+        view = self.session.store.cluster_view()
+        if view.state is RunState.FAILED and self.session.store.failures:
+            self.push_screen(ErrorDialog("The run failed", failure_text(self.session.store.failures)))
+        elif view.state.ended:
+            self.notify(f"The run has {view.state_text}", markup=False, timeout=10)
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:  # noqa: ARG002
+        """Offer only what makes sense now; nothing that changes a host with ``readonly``."""
+        if action in RUN_ACTIONS:
+            if self.readonly or not self.run_active:
+                return False
+            paused = self.session.store.cluster_view().state is RunState.PAUSED
+            wanted = {"pause_run": not paused, "resume_run": paused, "slow_host": self.session.simulated}
+            return wanted.get(action, True)
+        if action in ("review_plan", "launch"):
+            return not self.readonly and not self.run_active
+        if action == "show_monitor":
+            return bool(self.session.run_id)
+        return True
+
+    def _control(self, message: Mapping[str, object], done: str, hosts: frozenset[str] | None = None) -> None:
+        self._work(self._control_worker(message, done, hosts), "control")
+
+    async def _control_worker(self, message: Mapping[str, object], done: str, hosts: frozenset[str] | None) -> None:
+        try:
+            await self.session.control(message, hosts)
+        except Exception as error:  # noqa: BLE001 - shown to the person, whatever it is
+            self.post_message(OperationFailed(f"'{message['command']}' did not reach the run", error))
+            return
+        self.session.store.note_control(message)
+        self.notify(done, markup=False)
+
+    def action_pause_run(self) -> None:
+        """Pause training on all ranks."""
+        self._control({"command": "pause"}, "Pausing: all ranks stop after the same step")
+
+    def action_resume_run(self) -> None:
+        """Go on."""
+        self._control({"command": "resume"}, "Resuming")
+
+    def action_checkpoint(self) -> None:
+        """Write a checkpoint."""
+        self._control({"command": "checkpoint"}, "A checkpoint is written after this step")
+
+    def action_policy(self) -> None:
+        """Choose another policy."""
+
+        def chosen(policy: str | None) -> None:
+            if policy:
+                self._control({"command": "policy", "policy": policy}, f"Policy {policy} from the next plan on")
+
+        self.push_screen(Choice("Balance policy", "How the global batch is shared out", policy_options()), chosen)
+
+    def action_slow_host(self) -> None:
+        """Change the simulated speed of the host under the cursor."""
+        screen = self.screen
+        host = screen.cursor_host if isinstance(screen, MonitorScreen) else ""
+        speed = self.session.inventory.host(host).simulated_samples_per_second if host else None
+        if speed is None:
+            self.notify("Put the cursor on a rank whose speed is simulated", severity="warning", markup=False)
+            return
+
+        def chosen(value: str | None) -> None:
+            if value:
+                message = {"command": "simulate", "samples_per_second": float(value)}
+                self._control(message, f"{host} now runs at {value} samples/s (simulated)", frozenset({host}))
+
+        self.push_screen(Choice(f"Simulated speed of {host}", "Watch the shares move", speed_options(speed)), chosen)
+
+    def action_stop_run(self) -> None:
+        """Stop exactly this run, after a question."""
+        self.push_screen(stop_question(self.session), lambda yes: self._work(self._stop(), "stop") if yes else None)
+
+    async def _stop(self) -> None:
+        try:
+            await self.session.stop(lambda progress: self.session.store.note_launch(progress.host, progress.phase))
+        except Exception as error:  # noqa: BLE001 - shown to the person, whatever it is
+            self.post_message(OperationFailed("The run was not stopped everywhere", error))
+        else:
+            self.notify("The run was stopped on every host", markup=False)
+
+    # Getting around
+
+    def action_show_monitor(self) -> None:
+        """Go to the monitor, whatever is in front."""
+        if not any(isinstance(screen, MonitorScreen) for screen in self.screen_stack):
+            if isinstance(self.screen, LaunchScreen):
+                self.switch_screen(MonitorScreen(self.session))
+            else:
+                self.push_screen(MonitorScreen(self.session))
+
+    def action_show_checklist(self) -> None:
+        """Go back to the checklist."""
+        while len(self.screen_stack) > 1 and self.screen is not self._checklist:
+            self.pop_screen()
+
+    def show_log(self, rank: int | None, host: str = "") -> None:
+        """Go to the log of a rank or a host."""
+        self.action_show_monitor()
+
+        def show() -> None:
+            if isinstance(self.screen, MonitorScreen):
+                self.screen.show_log(rank, host)
+
+        self.call_after_refresh(show)
+
+    def action_help(self) -> None:
+        """Explain the focused pane."""
+        if not isinstance(self.screen, HelpScreen):
+            self.push_screen(HelpScreen(help_text(self.screen, self.glyphs)))
+
+    async def action_quit(self) -> None:
+        """Leave; ask first while something runs."""
+        launching = isinstance(self.screen, LaunchScreen) and self.screen.running
+        if isinstance(self.screen, Confirm):
+            return
+        if not (launching or self.run_active):
+            self._work(self._leave(), "leave")
+            return
+        text = "Training goes on without this program. Run hetero-tui again to reattach."
+        if launching:
+            text = "The launch is not finished. What was started stays on the hosts; run hetero-tui again to find it."
+        self.push_screen(
+            Confirm("Quit hetero-tui?", text, yes="Quit", no="Stay"),
+            lambda yes: self._work(self._leave(), "leave") if yes else None,
+        )
+
+    async def _leave(self) -> None:
+        with contextlib.suppress(TimeoutError):  # a connection that does not close must not keep the person here
+            await asyncio.wait_for(self.session.close(), CLOSE_SECONDS)
+        self.exit(1 if self.session.store.cluster_view().state is RunState.FAILED else 0)

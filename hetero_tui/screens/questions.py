@@ -1,0 +1,76 @@
+"""The words of the app's questions, made from frozen values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from hetero_tui.formats import rate
+from hetero_tui.screens.dialogs import Confirm
+from hetero_tui.views import FailureRecord
+
+if TYPE_CHECKING:
+    from hetero_tui.session import SessionProtocol
+    from remote.runtime import HostRunState
+
+POLICIES: Final = (
+    ("equal", "every rank the same number of samples"),
+    ("static", "shares from the speeds measured at the start, never changed"),
+    ("proportional", "shares follow the speeds measured while training"),
+    ("dynamic", "shares are solved again when speeds have really changed"),
+    ("hybrid", "dynamic, within the limits of each rank's memory"),
+)
+
+
+def policy_options() -> list[tuple[str, str]]:
+    """Return the policies to choose from."""
+    return [(name, f"{name:<14}{about}") for name, about in POLICIES]
+
+
+def speed_options(configured: float) -> list[tuple[str, str]]:
+    """Return simulated speeds to choose from, around the one in ``cluster.toml``."""
+    factors = ((0.25, "a quarter"), (0.5, "half"), (1.0, "as in cluster.toml"), (2.0, "double"))
+    return [
+        (f"{configured * factor:g}", f"{rate(configured * factor):>6} samples/s  {word}") for factor, word in factors
+    ]
+
+
+def attach_options(runs: Sequence[HostRunState]) -> list[tuple[str, str]]:
+    """Return one entry for each run: its id, and on how many hosts it stands how."""
+    by_run: dict[str, list[HostRunState]] = {}
+    for run in runs:
+        by_run.setdefault(run.run_id, []).append(run)
+    options = []
+    for run_id, parts in by_run.items():
+        states = sorted({part.state.value for part in parts})
+        words = ", ".join(f"{state} on {sum(part.state.value == state for part in parts)}" for state in states)
+        options.append((run_id, f"{run_id}   {words} of {len(parts)} hosts"))
+    return options
+
+
+def stop_question(session: SessionProtocol) -> Confirm:
+    """Name what will be stopped."""
+    hosts = [host.name for host in session.inventory.hosts]
+    view = session.store.cluster_view()
+    named = ", ".join(hosts[:8]) + (f" and {len(hosts) - 8} more" if len(hosts) > 8 else "")
+    text = (
+        f"This ends training at step {view.step} of {view.steps_total} on {len(hosts)} hosts: {named}.\n\n"
+        "A checkpoint is written first where the run can still do so. Other runs are not touched."
+    )
+    return Confirm(f"Stop run {session.run_id}?", text, yes="Stop the run", danger=True)
+
+
+def failure_text(failures: Sequence[FailureRecord]) -> str:
+    """Describe the failures, the likely cause first."""
+    first = failures[0]
+    where = "" if first.step is None else f" at step {first.step}"
+    code = "" if first.exit_code is None else f" (exit code {first.exit_code})"
+    lines = [f"Rank {first.rank} on {first.host} failed first{where}{code}:", f"  {first.error}", ""]
+    if first.traceback:
+        lines += [first.traceback, ""]
+    if len(failures) > 1:
+        lines.append("Then:")
+        for failure in failures[1:12]:
+            word = " (lost a peer)" if failure.consequence else ""
+            lines.append(f"  rank {failure.rank} on {failure.host}{word}: {failure.error}")
+    return "\n".join(lines)

@@ -1,0 +1,176 @@
+"""A log with its status line and its filter."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.strip import Strip
+from textual.widgets import Input
+
+from hetero_tui.formats import count
+from hetero_tui.views import EventRecord, LogRecord
+from hetero_tui.widgets.lines import LineView
+from hetero_tui.widgets.ring_log import Entry, RingLog
+from hetero_tui.windows import Ring
+
+if TYPE_CHECKING:
+    from hetero_tui.session import SessionProtocol
+
+LOG_TONES = {"stderr": "", "notice": "accent", "warning": "warn", "error": "fail"}
+LEVEL_TONES = {"warning": "warn", "error": "fail"}
+SERIES = 6
+
+
+def clock_text(seconds: float) -> str:
+    """Return the local time of day."""
+    try:
+        return time.strftime("%H:%M:%S", time.localtime(seconds))
+    except (OverflowError, ValueError, OSError):
+        return "--:--:--"
+
+
+def log_entry(record: LogRecord) -> Entry:
+    """A line of output with its rank in front."""
+    if record.stream == "mark":
+        return Entry("", time=clock_text(record.time), is_mark=True)
+    tag, tone = rank_tag(record.rank, record.host)
+    return Entry(record.text, tag, tone, LOG_TONES.get(record.stream, ""), clock_text(record.time))
+
+
+def event_entry(record: EventRecord) -> Entry:
+    """An event with its time, rank and kind in front."""
+    tag, tone = rank_tag(record.rank, record.host)
+    step = "" if record.step is None else f" (step {record.step})"
+    text = f"{record.kind:<11}{record.text}{step}"
+    return Entry(text, f"{clock_text(record.time)} {tag}", tone, LEVEL_TONES.get(record.level, ""))
+
+
+def rank_tag(rank: int, host: str) -> tuple[str, str]:
+    """Return what stands in front of a line, and its tone: each rank keeps its colour."""
+    if rank < 0:
+        return (f"{host} " if host else ""), "dim"
+    return f"rank {rank:<2} {host} ", f"series-{rank % SERIES}"
+
+
+class LogStatus(LineView):
+    """What the pane above shows: how many lines, which filter, whether it follows."""
+
+    def __init__(self, log: RingLog[LogRecord] | RingLog[EventRecord], title: Callable[[], str]) -> None:
+        super().__init__(classes="log-status")
+        self._log = log
+        self._title = title
+
+    def render_line(self, y: int) -> Strip:  # noqa: ARG002
+        """Draw the line."""
+        log = self._log
+        dot = f" {self.glyphs.dot} "
+        line = self.line("header").add(f" {self._title()}", self.tone("bold"))
+        if log.filter_source:
+            word = "without" if log.filter_source.startswith("!") else "with"
+            shown = f"{count(log.shown)} of {count(log.total)} lines {word} {log.filter_source.removeprefix('!')}"
+            line.add(dot).add(shown, self.tone("accent"))
+        else:
+            line.add(f"{dot}{count(log.total)} lines", self.tone("dim"))
+        if log.dropped:
+            line.add(f"{dot}{count(log.dropped)} older dropped from view", self.tone("dim"))
+        if log.follow:
+            line.add(f"{dot}following", self.tone("ok"))
+        else:
+            line.add(f"{dot}FOLLOW OFF, +{count(log.new_since_hold)} new (f)", self.tone("warn"))
+        return line.strip(self.size.width)
+
+
+class LogPane(Vertical):
+    """A ring log, its status line, and an input for the filter that appears on ``/``."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("slash", "filter", "Filter", key_display="/", id="log.filter"),
+        Binding("escape", "clear", "Clear filter", show=False, id="log.clear"),
+    ]
+    DEFAULT_CSS = """
+    LogPane { height: 1fr; }
+    LogPane RingLog { height: 1fr; }
+    LogPane .log-status { height: 1; }
+    LogPane Input { display: none; height: 1; border: none; padding: 0 1; }
+    LogPane.-filtering Input { display: block; }
+    """
+
+    def __init__(self, session: SessionProtocol, what: str, *, id: str) -> None:
+        """``what`` is ``"log"`` for output or ``"events"`` for the list of events."""
+        super().__init__(id=id)
+        self._session = session
+        self._what = what
+        self.rank: int | None = None
+        """Only this rank; all of them when ``None``."""
+        self.log_view: RingLog[LogRecord] | RingLog[EventRecord]
+        if what == "events":
+            self.log_view = RingLog(lambda: session.store.events, event_entry, id=f"{id}-lines")
+        else:
+            self.log_view = RingLog(self._ring, log_entry, mark=self._mark, id=f"{id}-lines")
+
+    def _ring(self) -> Ring[LogRecord]:
+        store = self._session.store
+        return store.log if self.rank is None else store.rank_log(self.rank)
+
+    def _mark(self) -> None:
+        self._session.store.mark(self.rank)
+
+    def _title(self) -> str:
+        if self._what == "events":
+            return "Events"
+        return "Log of all ranks" if self.rank is None else f"Log of rank {self.rank} (esc: all)"
+
+    def compose(self) -> ComposeResult:
+        """Status above, lines, filter below."""
+        yield LogStatus(self.log_view, self._title)
+        yield self.log_view
+        yield Input(placeholder="regular expression, ! in front inverts; enter keeps it, esc clears", compact=True)
+
+    def show_rank(self, rank: int | None, host: str = "") -> None:
+        """Show one rank, one host or everything."""
+        self.rank = rank
+        self.log_view.set_filter(rf"\b{host}\b" if host else "")
+        self.query_one(LogStatus).refresh()
+
+    def action_filter(self) -> None:
+        """Open the filter."""
+        self.add_class("-filtering")
+        self.query_one(Input).focus()
+
+    def action_clear(self) -> None:
+        """Clear the filter, then the choice of a rank, and go back to the lines."""
+        if self.log_view.filter_source or self.has_class("-filtering"):
+            field = self.query_one(Input)
+            field.value = ""
+            self.log_view.set_filter("")
+        elif self.rank is not None:
+            self.show_rank(None)
+        self.remove_class("-filtering")
+        self.log_view.focus()
+        self.query_one(LogStatus).refresh()
+
+    @on(Input.Changed)
+    def filter_typed(self, event: Input.Changed) -> None:
+        """Filter while typing."""
+        event.stop()
+        self.log_view.set_filter(event.value)
+        self.query_one(LogStatus).refresh()
+
+    @on(Input.Submitted)
+    def filter_kept(self, event: Input.Submitted) -> None:
+        """Keep the filter and go back to the lines."""
+        event.stop()
+        self.remove_class("-filtering")
+        self.log_view.focus()
+
+    @on(RingLog.Changed)
+    def lines_changed(self, event: RingLog.Changed) -> None:
+        """Renew the status line."""
+        event.stop()
+        self.query_one(LogStatus).refresh()
