@@ -36,6 +36,8 @@ def cluster_toml(rig: Rig, *, user: str = LOGIN_USER, name: str = "rig", **train
         _table("[cluster]", {"name": name}),
         _table("[image]", {"ref": rig.image}),
         _table("[training]", small | training),
+        # Each host sees all the cores of the one machine they share.
+        _table("[training.env]", {"OMP_NUM_THREADS": "1"}),
     ]
     for host in rig.hosts:
         entry: dict[str, TomlValue] = {
