@@ -22,6 +22,7 @@ _TABLES: Final[Mapping[str, type[Model]]] = {
     "hosts": Host,
 }
 _SYNONYMS: Final[Mapping[str, str]] = {
+    # Words of other tools; where one stands for several keys, the first that is known at the place is meant.
     "host": "hosts",
     "node": "hosts",
     "nodes": "hosts",
@@ -39,7 +40,7 @@ _SYNONYMS: Final[Mapping[str, str]] = {
     "proxy_jump": "jump_host",
     "proxyjump": "jump_host",
     "fingerprint": "host_key",
-    "gpu": "devices",
+    "gpu": "devices cuda",
     "gpus": "devices",
     "device": "devices",
     "model": "workload",

@@ -75,9 +75,9 @@ def nearest(word: str, options: Iterable[str], synonyms: Mapping[str, str] | Non
     """Return the option a person most likely meant, or an empty string."""
     known = list(options)
     lowered = word.lower().replace("-", "_")
-    synonym = (synonyms or {}).get(lowered, "")
-    if synonym in known:
-        return synonym
+    for synonym in (synonyms or {}).get(lowered, "").split():
+        if synonym in known:
+            return synonym
     found = difflib.get_close_matches(lowered, known, n=1, cutoff=0.6)
     return found[0] if found else ""
 
