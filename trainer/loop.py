@@ -214,8 +214,9 @@ class Loop:
         loss = math.fsum(row.loss for row in rows) / units if units else math.nan
         self.progress.step += 1
         self._count(rows, size, loss)
-        wait = max(0.0, max(row.ready for row in rows) - own_ready)
-        self._tell_step(step, computed, wait, max(0.0, reduced - ready - wait), loss, rate, size)
+        # The ranks leave a collective at slightly different times, so the difference may exceed what was waited.
+        wait = min(max(0.0, max(row.ready for row in rows) - own_ready), reduced - ready)
+        self._tell_step(step, computed, wait, reduced - ready - wait, loss, rate, size)
         decision = self._balancer.observe(step, [round(row.samples) for row in rows], [row.compute for row in rows])
         if decision is not None and self._is_speaker:
             self._tell_shares(decision, decision.reason)
