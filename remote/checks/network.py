@@ -285,8 +285,12 @@ async def _master_reachable(context: CheckContext, hosts: tuple[str, ...]) -> Ma
         if host == master:
             findings[host] = skip("this host is the master")
             continue
-        if master not in context.known_facts:
-            findings[host] = unknown(f"not tried: nothing is known of {master}")
+        at_master = report.hosts.get(master)
+        if at_master is None:
+            findings[host] = unknown(f"not tried: {report.missing.get(master, f'{master} could not be asked')}")
+            continue
+        if at_master.master_bind is not None and at_master.master_bind.error:
+            findings[host] = skip(f"needs “Master port free” (master-port), which failed on {master}")
             continue
         facts = context.known_facts[master]
         why = why_untried(report, host, master)
@@ -303,9 +307,6 @@ def why_untried(report: NetworkReport, source: str, target: str) -> str:
             return f"the probe did not run on {host}: {report.missing[host]}"
         if host not in report.hosts:
             return f"{host} was not asked"
-    bind = report.hosts[target].master_bind
-    if bind is not None and bind.error:
-        return f"{target} could not listen on it: {bind.error}"
     if not report.hosts[target].data_ports:
         return f"{target} could not listen: {'; '.join(each.error for each in report.hosts[target].binds)}"
     return f"the probes on {source} and {target} did not run at the same time"

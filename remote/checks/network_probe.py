@@ -31,8 +31,6 @@ CANDIDATES = 3
 """Data ports offered for each host: the first that is free is taken."""
 LEAST_WINDOW = 4.0
 """Seconds a probe that started late still dials."""
-PATIENCE = 3.0
-"""Seconds to wait for the resolver at the end."""
 IN_CONTAINER = "/hetero/probe.py"
 DATA = "data"
 MASTER = "master"
@@ -215,7 +213,7 @@ def configuration(job: Job, place: Place, places: Sequence[Place], clock_offset:
         "expect": expect,
         "until": job.until + clock_offset,
         "least": min(LEAST_WINDOW, job.timings.dial),
-        "patience": PATIENCE,
+        "patience": job.timings.lookup,
         **_durations(job.timings),
     }
 
@@ -231,8 +229,7 @@ def _durations(timings: ProbeTimings) -> dict[str, float | int]:
 
 
 async def _run(context: CheckContext, place: Place, config: Mapping[str, Any]) -> Completed:
-    timings = context.timings
-    limit = timings.start + timings.dial + timings.connect + timings.transfer + timings.linger + 2 * PATIENCE
+    limit = context.timings.limit
     argument = json.dumps(config)
     if place.name == "container":
         engine = await context.engine(place.host)

@@ -40,8 +40,15 @@ class ProbeTimings:
     """The whole exchange of data over one connection."""
     start: float = 20.0
     """Until the probe must have started on a host."""
+    lookup: float = 3.0
+    """How long the probe waits for the name server at its end."""
     payload: int = 1 << 20
     """Bytes sent each way between every ordered pair."""
+
+    @property
+    def limit(self) -> float:
+        """Seconds after which a probe that has not ended is given up."""
+        return self.start + self.dial + self.connect + self.transfer + self.linger + 2 * self.lookup
 
 
 @dataclass(frozen=True, slots=True)
