@@ -12,9 +12,9 @@ Importing this module does not import torch. A rank runs a script after its hell
     os.environ.update(torchrun_environment(os.environ, run_id))
     exit_code = run_script(Path(options.script[0]), options.script[1:], emitter, world_size)
 
-An exception of the script passes through ``run_script``; the rank tells it as it tells its own. Python puts the current
-folder first on ``sys.path`` with ``-m``, so where that folder can hold a ``trainer.py`` (the runtime without containers)
-processes are started with ``python -P -m trainer``.
+An exception of the script passes through ``run_script``; the rank tells it as it tells its own. With ``-m`` Python
+puts the current folder first on ``sys.path``, so where that folder can hold a ``trainer.py`` (the runtime without
+containers) processes are started with ``python -P -m trainer``.
 """
 
 from __future__ import annotations
@@ -434,7 +434,7 @@ class _Gradients:
         """Return the seconds between the last gradient and the optimizer's step; call it after :meth:`seconds`."""
         if self._on_gpu or self._finished is None:
             return 0.0
-        return min(max(0.0, self._stepped - self._finished[1]), duration)
+        return min(max(0.0, self._stepped - float(self._finished[1])), duration)
 
     def _accumulated(self, index: int) -> Callable[[Any], None]:
         def hook(_parameter: Any) -> None:
