@@ -7,14 +7,11 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 
-from remote.checks.catalogue import CATALOGUE
-from remote.launch import launch, stop_run
-from remote.stream import follow
-
 from hetero_tui.ingest import Ingest
 from hetero_tui.session import CheckInfo, ConfirmHostKey, HostStatus, LaunchProgress
 from hetero_tui.store import Store
 from hetero_tui.views import LogRecord
+from remote.checks.catalogue import CATALOGUE
 from remote.checks.context import CheckContext
 from remote.checks.model import CheckProgress, CheckResult
 from remote.checks.network_report import PairMatrix
@@ -24,9 +21,11 @@ from remote.facts import Facts
 from remote.hosts import Hosts
 from remote.inventory import Inventory
 from remote.known_hosts import KnownHosts
+from remote.launch import launch, send, stop_run
 from remote.plan import LaunchPlan, make_plan
 from remote.run_dir import RunDir, new_run_id
 from remote.runtime import HostRunState, HostRuntime, State
+from remote.stream import follow
 
 
 class ClusterSession:
@@ -39,9 +38,8 @@ class ClusterSession:
         inventory_text: str = "",
         experiments: Path,
         known_hosts: KnownHosts | None = None,
-        same_machine: bool = False,
     ) -> None:
-        """``same_machine`` says that several hosts on one machine are meant, as in the demo."""
+        """Nothing is connected yet. Runs are kept under ``experiments`` with a copy of ``inventory_text``."""
         self._inventory = inventory
         self._inventory_text = inventory_text
         self._experiments = experiments
@@ -52,7 +50,6 @@ class ClusterSession:
             gather=self._hosts.gather,
             engine=self._hosts.engine,
             runs=self._hosts.runs,
-            same_machine=same_machine,
         )
         self._store = Store()
         self._ingest = Ingest(self._store)
@@ -223,8 +220,11 @@ class ClusterSession:
     async def control(self, message: Mapping[str, object], hosts: frozenset[str] | None = None) -> None:
         plan, _ = self._running()
         runtimes = await self._runtimes(plan)
-        chosen = [runtime for name, runtime in runtimes.items() if hosts is None or name in hosts]
-        await asyncio.gather(*(runtime.control(plan.run_id, message) for runtime in chosen))
+        chosen = {name: runtime for name, runtime in runtimes.items() if hosts is None or name in hosts}
+        missed = await send(plan.run_id, chosen, message)
+        if missed:
+            named = "; ".join(f"{name}: {reason}" for name, reason in missed.items())
+            raise RemoteError(f"{message['command']} did not reach every host: {named}", next_step="send it again")
         self._store.note_control(message)
 
     async def stop(self, report: Callable[[LaunchProgress], None]) -> None:

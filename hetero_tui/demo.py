@@ -67,9 +67,7 @@ async def demo_session(*, epochs: int | None = None) -> AsyncIterator[ClusterSes
     hosts = [EmbeddedHost(host.name) for host in template.hosts]
     with tempfile.TemporaryDirectory(prefix="hetero-demo-") as folder:
         async with embedded_hosts(hosts, folder=Path(folder)) as cluster:
-            session = ClusterSession(
-                _on_embedded_hosts(template, cluster, epochs), experiments=Path(folder) / "runs", same_machine=True
-            )
+            session = ClusterSession(_on_embedded_hosts(template, cluster, epochs), experiments=Path(folder) / "runs")
             try:
                 yield session
             finally:
