@@ -58,7 +58,7 @@ async def plan(cluster: Path, *, as_json: bool) -> int:
         await session.read_facts()
         launch_plan = session.plan()
         if as_json:
-            _print_json({"schema": report.SCHEMA, "plan": plan_to_json(launch_plan)})
+            _print_json({"schema": report.SCHEMA, "plan": json.loads(plan_to_json(launch_plan))})
         else:
             print(render_plan(launch_plan))
         return exit_codes.OK
