@@ -10,8 +10,8 @@ from typing import Any, Final
 
 from docker.types import ContainerConfig, DeviceRequest, HostConfig, LogConfig, Mount, Ulimit
 
-from remote.plan import HostPlan
 from remote.plan_contract import LABEL_HOST, LABEL_RANKS, LABEL_RUN
+from remote.plan_model import HostPlan
 
 STACK_BYTES: Final = 64 << 20
 OPEN_FILES: Final = 65536

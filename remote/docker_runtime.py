@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,8 +13,8 @@ from remote.decode_errors import decode
 from remote.docker_logs import LineAssembler, Position
 from remote.engine import Engine
 from remote.errors import EngineError
-from remote.plan import HostPlan
 from remote.plan_contract import CONTROL_FOLDER, LABEL_CLUSTER, LABEL_HOST, LABEL_RANKS, LABEL_RUN
+from remote.plan_model import HostPlan
 from remote.runtime import ControlFiles, HostRunState, LogLine, State
 
 _STATES = {"created": State.CREATED, "exited": State.EXITED, "dead": State.EXITED}
@@ -63,11 +63,11 @@ class DockerRuntime:
             return HostRunState(self.host, run_id, State.MISSING)
         return _state_of(self.host, run_id, record)
 
-    async def logs(self, run_id: str, after: str = "") -> AsyncIterator[list[LogLine]]:
+    async def logs(self, run_id: str, after: str = "", *, follow: bool = True) -> AsyncGenerator[list[LogLine], None]:
         position = Position.parse(after) if after else None
         assembler = LineAssembler(position)
         container = await self._container(run_id)
-        async with self.engine.logs(container, since=position.since if position else "") as batches:
+        async with self.engine.logs(container, since=position.since if position else "", follow=follow) as batches:
             async for frames in batches:
                 if lines := assembler.feed(frames):
                     yield lines

@@ -16,10 +16,10 @@ from typing import Any, Final
 
 from remote.decode_errors import decode
 from remote.errors import CommandFailed
-from remote.plan import HostPlan
-from remote.plan_contract import LABEL_CLUSTER
+from remote.plan_contract import LABEL_CLUSTER, OUTPUT_FOLDER
+from remote.plan_model import HostPlan
 from remote.runner import Completed, Runner
-from remote.runtime import ControlFiles, HostRunState, LogLine, State
+from remote.runtime import ControlFiles, HostRunState, LogLine, State, closing
 
 MAX_LINE: Final = 1 << 20
 """Bytes of one line; a longer one is handed on in pieces."""
@@ -44,8 +44,9 @@ class ProcessRuntime:
             "HETERO_RUN_ID": run_id,
             "HETERO_HOST": self.host,
             "HETERO_CONTROL": f"{folder}/control",
-            "HETERO_OUTPUT": f"{folder}/output",
         }
+        if _goes_with_the_run(env.get("HETERO_OUTPUT", ""), plan.run_folder):
+            env["HETERO_OUTPUT"] = f"{folder}/output"
         record = {
             "run_id": run_id,
             "host": self.host,
@@ -79,13 +80,12 @@ class ProcessRuntime:
         self._check(done, f"asking for run {run_id}")
         return _state_of(self.host, run_id, json.loads(done.stdout))
 
-    async def logs(self, run_id: str, after: str = "") -> AsyncGenerator[list[LogLine], None]:
+    async def logs(self, run_id: str, after: str = "", *, follow: bool = True) -> AsyncGenerator[list[LogLine], None]:
         offset = int(after or "0")
         folder = shlex.quote(await self._folder(run_id))
-        command = f"exec {self._python()} -I {folder}/host_process.py logs {folder} {offset}"
+        command = f"exec {self._python()} -I {folder}/host_process.py logs {folder} {offset} {int(follow)}"
         pending = b""
-        chunks = self.runner.stream(command)
-        try:
+        async with closing(self.runner.stream(command)) as chunks:
             async for chunk in chunks:
                 *complete, pending = (pending + chunk).split(b"\n")
                 lines = []
@@ -98,10 +98,6 @@ class ProcessRuntime:
                     pending = b""
                 if lines:
                     yield lines
-        finally:
-            # The command on the host ends with the iterator, not when it is collected as garbage.
-            if isinstance(chunks, AsyncGenerator):
-                await chunks.aclose()
         if pending:
             yield [LogLine(pending.decode(errors="replace"), str(offset + len(pending)))]
 
@@ -162,6 +158,11 @@ class ProcessRuntime:
             next_step = decoded.next_step
             said = f"{decoded.cause} ({said})"
         raise CommandFailed(f"{what} failed: {said}", host=self.host, next_step=next_step)
+
+
+def _goes_with_the_run(output: str, run_folder: str) -> bool:
+    """Tell checkpoints that end with the run from those the user wants in a lasting folder."""
+    return output in {"", OUTPUT_FOLDER} or bool(run_folder and output.startswith(f"{run_folder}/"))
 
 
 def _script() -> bytes:

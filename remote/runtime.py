@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, TypeVar
 
-from remote.plan import HostPlan
+from remote.plan_model import HostPlan
+
+_T = TypeVar("_T")
 
 
 class State(StrEnum):
@@ -45,6 +48,16 @@ class LogLine:
     position: str
     """Opaque; give it back to ``logs`` to go on behind this line."""
     stream: str = "stdout"
+
+
+@asynccontextmanager
+async def closing(stream: AsyncIterator[_T]) -> AsyncIterator[AsyncIterator[_T]]:
+    """End what feeds a stream when its reader stops early, not when the stream is collected as garbage."""
+    try:
+        yield stream
+    finally:
+        if isinstance(stream, AsyncGenerator):
+            await stream.aclose()
 
 
 @dataclass(slots=True)
@@ -106,8 +119,10 @@ class HostRuntime(Protocol):
 
     async def inspect(self, run_id: str) -> HostRunState: ...
 
-    def logs(self, run_id: str, after: str = "") -> AsyncIterator[list[LogLine]]:
+    def logs(self, run_id: str, after: str = "", *, follow: bool = True) -> AsyncIterator[list[LogLine]]:
         """Yield batches of lines from the beginning, or behind position ``after``, and follow until it ends.
+
+        With ``follow`` off, stop at what there is now.
 
         Raises:
             ConnectionDropped: reconnect and call again with the last position.

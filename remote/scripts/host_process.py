@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> int:
         elif command == "states":
             print(json.dumps(states(Path(rest[0]), host=rest[1], cluster=rest[2])))
         elif command == "logs":
-            logs(Path(rest[0]), int(rest[1]))
+            logs(Path(rest[0]), int(rest[1]), follow=rest[2] == "1")
         elif command == "control":
             control(Path(rest[0]), rest[1], sys.stdin.buffer.read())
         elif command == "stop":
@@ -149,14 +149,14 @@ def states(root: Path, host: str, cluster: str) -> list[dict[str, Any]]:
     return found
 
 
-def logs(folder: Path, offset: int) -> None:
-    """Write the log from a byte offset to standard output and follow it until the run has ended or nobody reads."""
+def logs(folder: Path, offset: int, *, follow: bool) -> None:
+    """Write the log from a byte offset to standard output, and follow it until the run has ended or nobody reads."""
     listener = select.poll()
     listener.register(1, 0)
     log = None
     alive_at = time.monotonic()
     while True:
-        ended = not folder.exists() or (folder / "exit").exists()
+        ended = not follow or not folder.exists() or (folder / "exit").exists()
         if not ended and time.monotonic() - alive_at > LIVENESS_SECONDS:
             alive_at = time.monotonic()
             ended = state(folder)["state"] in ("exited", "missing")
