@@ -11,7 +11,7 @@ import importlib.util
 import socket
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from importlib import resources
 from pathlib import Path
@@ -23,8 +23,9 @@ from remote.embedded import EmbeddedCluster, EmbeddedHost, embedded_hosts
 from remote.errors import UserError
 from remote.inventory import Inventory, parse_inventory
 
-HEADLESS_EPOCHS: Final = 4
-"""Enough to see the loss fall and the shares settle; the file's own number of epochs is for looking at the screen."""
+HEADLESS_SAMPLES: Final = 4000
+HEADLESS_EPOCHS: Final = 3
+"""About half a minute: enough to see the loss fall and the shares settle. The file's own size is for the screen."""
 
 
 def run(*, without_screen: bool, as_json: bool, ascii_only: bool) -> int:
@@ -44,7 +45,7 @@ def run(*, without_screen: bool, as_json: bool, ascii_only: bool) -> int:
 
 
 async def _headless(*, as_json: bool) -> int:
-    async with demo_session(epochs=HEADLESS_EPOCHS) as session:
+    async with demo_session(epochs=HEADLESS_EPOCHS, samples=HEADLESS_SAMPLES) as session:
         await session.connect(headless.ask_host_key)
         if not await headless.run_checklist(session):
             return headless.refuse(session)
@@ -61,13 +62,16 @@ async def _on_screen(*, ascii_only: bool) -> int:
 
 
 @asynccontextmanager
-async def demo_session(*, epochs: int | None = None) -> AsyncIterator[ClusterSession]:
-    """Bring up the embedded hosts and a session on them; leaving ends the run and takes the hosts down."""
+async def demo_session(**training: int) -> AsyncIterator[ClusterSession]:
+    """Bring up the embedded hosts and a session on them; leaving ends the run and takes the hosts down.
+
+    ``training`` overrides keys of the file's ``[training]`` section.
+    """
     template = _template()
     hosts = [EmbeddedHost(host.name) for host in template.hosts]
     with tempfile.TemporaryDirectory(prefix="hetero-demo-") as folder:
         async with embedded_hosts(hosts, folder=Path(folder)) as cluster:
-            session = ClusterSession(_on_embedded_hosts(template, cluster, epochs), experiments=Path(folder) / "runs")
+            session = ClusterSession(_on_embedded_hosts(template, cluster, training), experiments=Path(folder) / "runs")
             try:
                 yield session
             finally:
@@ -88,7 +92,7 @@ def _template() -> Inventory:
     return parse_inventory(config_text("demo.toml"), "demo.toml")
 
 
-def _on_embedded_hosts(template: Inventory, cluster: EmbeddedCluster, epochs: int | None) -> Inventory:
+def _on_embedded_hosts(template: Inventory, cluster: EmbeddedCluster, training: Mapping[str, int]) -> Inventory:
     """Return the template with the addresses, ports and keys that were made on the spot."""
     hosts = tuple(
         host.model_copy(
@@ -101,11 +105,10 @@ def _on_embedded_hosts(template: Inventory, cluster: EmbeddedCluster, epochs: in
         )
         for host in template.hosts
     )
-    training = template.training if epochs is None else template.training.model_copy(update={"epochs": epochs})
     return template.model_copy(
         update={
             "hosts": hosts,
-            "training": training,
+            "training": template.training.model_copy(update=training),
             "cluster": template.cluster.model_copy(update={"port": _free_port()}),
         }
     )

@@ -103,9 +103,8 @@ def progress_line(store: Store) -> str:
         parts.append(f"balance {view.efficiency.total:.0%}")
     if view.loss is not None:
         parts.append(f"loss {view.loss:.3f}")
-    shares = [str(rank.share) for rank in store.rank_views()]
-    if any(share != "0" for share in shares):
-        parts.append(f"shares {'/'.join(shares)}")
+    if store.shares_history:
+        parts.append(f"shares {'/'.join(map(str, store.shares_history[-1].shares))}")
     return " · ".join(parts)
 
 
@@ -139,7 +138,7 @@ def result_document(
             "communication": _number(efficiency.communication),
             "ideal_samples_per_second": _number(efficiency.ideal_samples_per_second),
         },
-        "ranks": [_rank_document(rank) for rank in store.rank_views()],
+        "ranks": [_rank_document(rank, store) for rank in store.rank_views()],
         "share_changes": [
             {"step": each.step, "shares": list(each.shares), "reason": each.reason} for each in store.shares_history
         ],
@@ -155,14 +154,15 @@ def result_document(
     }
 
 
-def _rank_document(rank: RankView) -> dict[str, Any]:
+def _rank_document(rank: RankView, store: Store) -> dict[str, Any]:
+    planned = store.shares_history[-1].shares if store.shares_history else ()
     return {
         "rank": rank.rank,
         "host": rank.host,
         "device": rank.device,
         "state": rank.state.value,
         "simulated": rank.simulated,
-        "share": rank.share,
+        "share": planned[rank.rank] if rank.rank < len(planned) else rank.share,
         "samples_per_second": _number(rank.samples_per_second),
         "speed": _number(rank.speed),
         "compute": _number(rank.parts.compute),
@@ -183,7 +183,10 @@ def result_text(document: dict[str, Any]) -> str:
         lines.append(SIMULATED)
     lines += [
         "",
-        f"{'rank':>4}  {'host':<16} {'device':<8} {'share':>6} {'samples/s':>10} {'alone':>8} {'compute':>8} {'wait':>6}",
+        (
+            f"{'rank':>4}  {'host':<16} {'device':<8} {'share':>6} {'samples/s':>10} "
+            f"{'alone':>8} {'compute':>8} {'wait':>6}"
+        ),
     ]
     for rank in document["ranks"]:
         lines.append(

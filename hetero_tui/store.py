@@ -447,7 +447,7 @@ class Store:
             elapsed=self._elapsed(ended=ended),
             samples_per_second=rate,
             global_batch=self._global_batch,
-            efficiency=self._efficiency(training, rate) if training else None,
+            efficiency=self._efficiency(training or [view for view in views if view.samples_per_second > 0], rate),
             loss=self._last_loss,
             learning_rate=self._learning_rate,
             policy=self._shares[-1].policy if self._shares else "",
@@ -497,17 +497,19 @@ class Store:
 
     def _efficiency(self, training: list[RankView], rate: float) -> Efficiency | None:
         ideal = sum(view.speed for view in training)
-        slowest = 0.0
+        slowest = batch = 0.0
         for view in training:
             totals = self._ranks[view.rank].window.totals()
-            slowest = max(slowest, totals.compute / totals.steps if totals.steps else 0.0)
+            if totals.steps:
+                slowest = max(slowest, totals.compute / totals.steps)
+                batch = max(batch, totals.global_batch / totals.steps)  # an epoch's last batch may be short
         complete = [tally.max_compute for tally in self._tallies.values() if tally.ranks >= len(training)][-64:]
         mean_slowest = sum(complete) / len(complete) if complete else slowest
-        if ideal <= 0 or slowest <= 0 or mean_slowest <= 0 or rate <= 0 or self._global_batch <= 0:
+        if ideal <= 0 or slowest <= 0 or mean_slowest <= 0 or rate <= 0 or batch <= 0:
             return None
         # Ideal, balance and jitter as in the definition; communication is what is left, so the product is exact.
         total = rate / ideal
-        balance = min(1.0, self._global_batch / ideal / slowest)
+        balance = min(1.0, batch / ideal / slowest)
         jitter = min(1.0, slowest / mean_slowest)
         return Efficiency(total, balance, jitter, min(1.0, total / (balance * jitter)), ideal)
 
