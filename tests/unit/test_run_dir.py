@@ -1,0 +1,263 @@
+"""The folder of a run: nothing is lost, nothing escapes, and another instance can take over."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from remote.checks.model import CheckResult, Finding, Fix, Verdict
+from remote.errors import UserError
+from remote.facts import EngineSocket, Facts, Gpu
+from remote.plan import HostPlan, LaunchPlan, RankPlan
+from remote.run_dir import RunDir, RunDirError, StoredLine, file_name, new_run_id, write_atomically
+from remote.runtime import LogLine
+from trainer.events import Output, encode
+
+RUN_ID = "20261123-034500-ab12"
+PLAN = LaunchPlan(
+    run_id=RUN_ID,
+    cluster="home",
+    master="a",
+    master_address="192.168.1.1",
+    master_port=29500,
+    backend="gloo",
+    world_size=1,
+    hosts=(
+        HostPlan(
+            host="a",
+            runtime="docker",
+            ranks=(RankPlan(0, 0, "cuda:0", "GPU-1"),),
+            container_name="hetero-home-a",
+            image="i",
+            argv=("python3", "-m", "trainer"),
+            env=(("A", "ü"),),
+            labels=(("hetero-tui.run", RUN_ID),),
+            gpu_uuids=("GPU-1",),
+            mounts=(("/data", "/hetero/data", "ro"),),
+        ),
+    ),
+    global_batch=64,
+    policy="dynamic",
+    notes=("why",),
+)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[RunDir]:
+    with RunDir.create(tmp_path, "home", RUN_ID) as created:
+        yield created
+
+
+def _lines(*texts: str) -> list[LogLine]:
+    return [LogLine(text, f"p{number}") for number, text in enumerate(texts)]
+
+
+def test_a_run_id_tells_the_time_and_sorts_by_it() -> None:
+    assert new_run_id(lambda: 1795405500.9, lambda: "ab12") == "20261123-034500-ab12"
+    assert new_run_id(lambda: 1795405501.0, lambda: "0000") > new_run_id(lambda: 1795405500.0, lambda: "ffff")
+
+
+def test_run_ids_of_one_second_differ() -> None:
+    assert len({new_run_id(lambda: 0.0) for _ in range(8)}) > 1
+
+
+def test_a_run_is_created_once(tmp_path: Path, run: RunDir) -> None:
+    assert run.path == tmp_path / "home" / RUN_ID
+    assert run.run_id == RUN_ID
+    with pytest.raises(RunDirError, match="exists already"):
+        RunDir.create(tmp_path, "home", RUN_ID)
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunDirError, match="--experiments"):
+        RunDir.create(tmp_path / "file", "home", RUN_ID)
+
+
+def test_a_run_is_opened_or_the_known_ones_are_named(tmp_path: Path, run: RunDir) -> None:
+    assert RunDir.open(tmp_path, "home", RUN_ID).path == run.path
+    with pytest.raises(RunDirError, match=RUN_ID) as caught:
+        RunDir.open(tmp_path, "home", "20250101-000000-0000")
+    assert isinstance(caught.value, UserError)
+    with pytest.raises(RunDirError, match="none"):
+        RunDir.open(tmp_path, "other", RUN_ID)
+
+
+def test_open_or_create(tmp_path: Path, run: RunDir) -> None:
+    assert RunDir.open_or_create(tmp_path, "home", RUN_ID).path == run.path
+    assert RunDir.open_or_create(tmp_path, "other", RUN_ID).path.is_dir()
+
+
+def test_the_latest_run_is_the_newest_by_name(tmp_path: Path) -> None:
+    assert RunDir.latest(tmp_path, "home") is None
+    for run_id in ("20261123-034501-0000", "20261123-034500-ffff", "20251123-034500-ffff"):
+        RunDir.create(tmp_path, "home", run_id)
+    (tmp_path / "home" / "zzz").mkdir()
+    (tmp_path / "home" / "20991123-034500-ffff").write_text("a file is no run")
+    latest = RunDir.latest(tmp_path, "home")
+    assert latest is not None
+    assert latest.run_id == "20261123-034501-0000"
+
+
+def test_documents_come_back_as_they_were(run: RunDir) -> None:
+    facts = {
+        "a": Facts(
+            host="a",
+            cpu_quota=1.5,
+            addresses=(("eth0", "192.168.1.1"),),
+            gpus=(Gpu(0, "RTX", "GPU-1", 8 << 30, "550", "8.6"),),
+            engine_sockets=(EngineSocket("/run/docker.sock", writable=True),),
+            raw=(("k", "\x1b[31m"),),
+        )
+    }
+    checks = [CheckResult("ssh", "a", Finding(Verdict.FAIL, "no", "evidence", Fix("do", ("sudo x",), "a")), 0.5)]
+    run.write_plan(PLAN)
+    run.write_facts(facts)
+    run.write_checks(checks)
+    run.write_inventory('name = "ü"\r\n')
+    assert run.read_plan() == PLAN
+    assert run.read_facts() == facts
+    assert run.read_checks() == checks
+    assert (run.path / "cluster.toml").read_bytes() == 'name = "ü"\r\n'.encode()
+    assert json.loads((run.path / "plan.json").read_text())["run_id"] == RUN_ID
+
+
+def test_a_damaged_or_missing_document_is_the_persons_to_mend(run: RunDir) -> None:
+    with pytest.raises(RunDirError, match=r"cannot read .*plan\.json: No such file"):
+        run.read_plan()
+    (run.path / "plan.json").write_text('{"run_id": 5')
+    with pytest.raises(RunDirError, match=r"plan\.json is damaged"):
+        run.read_plan()
+    (run.path / "plan.json").write_text('{"run_id": 5}')
+    with pytest.raises(RunDirError, match=r"plan\.json is damaged: run_id"):
+        run.read_plan()
+
+
+def test_a_failed_write_leaves_the_old_document_and_no_rest(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = run.path / "x.json"
+    write_atomically(path, b"old")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("remote.run_dir.os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert sorted(each.name for each in run.path.iterdir()) == ["logs", "x.json"]
+
+
+def test_lines_come_back_in_order_with_their_positions(run: RunDir) -> None:
+    run.append("a", [LogLine("one", "1"), LogLine("two", "2", "stderr")])
+    run.append("b", [LogLine("three", "x")])
+    run.append("a", [])
+    assert list(run.lines()) == [
+        StoredLine("a", "one", "1"),
+        StoredLine("a", "two", "2", "stderr"),
+        StoredLine("b", "three", "x"),
+    ]
+    assert run.positions() == {"a": "2", "b": "x"}
+
+
+def test_a_run_without_lines_has_none(run: RunDir) -> None:
+    assert list(run.lines()) == []
+    assert run.positions() == {}
+
+
+def test_appended_lines_are_there_for_another_process_at_once(run: RunDir) -> None:
+    run.append("a", _lines("x"))
+    read = "import sys; sys.stdout.write(open(sys.argv[1]).read())"
+    seen = subprocess.run([sys.executable, "-c", read, run.events_path], capture_output=True, text=True, check=True)
+    assert json.loads(seen.stdout)["line"] == "x"
+
+
+@given(st.lists(st.text(), min_size=1))
+def test_any_text_survives_byte_for_byte(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> None:
+    run = RunDir(tmp_path_factory.mktemp("run"))
+    with run:
+        run.append("a", _lines(*texts, "\ud800 half a pair"))
+    assert [line.text for line in run.lines()] == [*texts, "\ud800 half a pair"]
+
+
+def test_a_line_that_a_crash_cut_short_is_left_out_and_then_removed(run: RunDir) -> None:
+    run.append("a", _lines("one", "two"))
+    run.close()
+    content = run.events_path.read_bytes()
+    for cut in range(1, len(content)):
+        run.events_path.write_bytes(content[:-cut])
+        whole = content[:-cut].count(b"\n")
+        assert [line.text for line in run.lines()] == ["one", "two"][:whole]
+        with RunDir(run.path) as again:
+            again.append("a", [LogLine("after", "9")])
+        assert [line.text for line in run.lines()] == [*["one", "two"][:whole], "after"]
+
+
+def test_a_cut_line_longer_than_a_block_is_removed(run: RunDir) -> None:
+    run.append("a", _lines("one"))
+    run.close()
+    with run.events_path.open("ab") as file:
+        file.write(b"x" * 200_000)
+    run.append("a", _lines("two"))
+    assert [line.text for line in run.lines()] == ["one", "two"]
+
+
+def test_lines_that_are_no_records_are_passed_over(run: RunDir) -> None:
+    run.append("a", _lines("one"))
+    run.close()
+    with run.events_path.open("ab") as file:
+        file.write(
+            b"\n5\n[]\n{}\nnot json\n\xff\xfe\n" + b"[" * 100_000 + b"\n" + b'{"host":1,"position":"","line":""}\n'
+        )
+    run.append("a", _lines("two"))
+    assert [line.text for line in run.lines()] == ["one", "two"]
+
+
+def test_only_one_instance_appends(run: RunDir) -> None:
+    run.append("a", _lines("one"))
+    with RunDir(run.path) as other:
+        with pytest.raises(RunDirError, match="another hetero-tui writes"):
+            other.append("a", _lines("two"))
+        assert [line.text for line in other.lines()] == ["one"]
+        run.close()
+        other.append("a", _lines("two"))
+    assert [line.text for line in run.lines()] == ["one", "two"]
+
+
+def test_the_log_file_is_for_people(run: RunDir) -> None:
+    spoken = encode(Output(rank=3, seq=0, text="loss \x1b[31m2.3\x07"))
+    run.append("a", _lines(spoken, "plain \x1b]0;title\x07 text", '{"ht":1,"kind":"output" broken', "a\rb\nc\td\x9b"))
+    assert run.log_path("a").read_text() == (
+        "[rank 3] loss \\x1b[31m2.3\\x07\n"
+        "plain \\x1b]0;title\\x07 text\n"
+        '{"ht":1,"kind":"output" broken\n'
+        "a\\x0db\\x0ac\td\\x9b\n"
+    )
+
+
+@given(st.text())
+def test_no_name_leaves_the_run(name: str) -> None:
+    component = file_name(name)
+    assert component not in ("", ".", "..")
+    assert "/" not in component
+    assert "\0" not in component
+    assert Path("/run", component).resolve() == Path("/run", component)
+
+
+@pytest.mark.parametrize("host", ["../../evil", "/etc/passwd", "..", ".", "", "a/b", "x\0y", "n" * 500])
+def test_a_hostile_host_name_stays_in_the_log_folder(run: RunDir, host: str) -> None:
+    run.append(host, _lines("x"))
+    (log,) = (run.path / "logs").iterdir()
+    assert log == run.log_path(host)
+    assert [line.host for line in run.lines()] == [host]
+
+
+def test_a_hostile_cluster_name_stays_in_the_experiments(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path / "experiments", "../out", "../../run")
+    assert run.path.resolve().is_relative_to(tmp_path / "experiments")
