@@ -118,7 +118,8 @@ def test_three_containers_train_and_the_loss_falls(rig: Rig, tmp_path: Path) -> 
         (hello,) = [event for event in _events(rig, name) if isinstance(event, Hello)]
         assert (hello.rank, hello.host, hello.world_size) == (position, name, 3)
         assert len(steps[name]) == _STEPS
-        assert all(step.duration > 0 and step.share > 0 for step in steps[name])
+        assert all(step.duration > 0 for step in steps[name])
+        assert sum(step.share for step in steps[name]) > 0
     for together in zip(*steps.values(), strict=True):
         assert sum(step.share for step in together) == _GLOBAL_BATCH
         assert len({(step.step, step.loss) for step in together}) == 1, "every rank has the loss of the global batch"
