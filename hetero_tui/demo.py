@@ -115,6 +115,12 @@ def _on_embedded_hosts(template: Inventory, cluster: EmbeddedCluster, training: 
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a free port outside the range the system hands out, so that nothing can take it meanwhile."""
+    for port in range(29500, 29600):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue  # in use, perhaps by another demo
+            return port
+    raise UserError("ports 29500 to 29599 are all in use", next_step="end what holds them: ss -ltnp")
