@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, ClassVar, Final, Literal
 
 from textual import on
@@ -24,6 +24,7 @@ from hetero_tui.messages import (
     RunEnded,
     RunsFound,
 )
+from hetero_tui.run_control import RunControl
 from hetero_tui.screens.checklist import ChecklistScreen
 from hetero_tui.screens.dialogs import Choice, Confirm, ErrorDialog
 from hetero_tui.screens.help import HelpScreen, help_text
@@ -31,7 +32,7 @@ from hetero_tui.screens.host_key import host_key_question
 from hetero_tui.screens.launch import LaunchScreen
 from hetero_tui.screens.monitor import MonitorScreen
 from hetero_tui.screens.plan import PlanScreen
-from hetero_tui.screens.questions import attach_options, failure_text, policy_options, speed_options, stop_question
+from hetero_tui.screens.questions import attach_options, failure_text
 from hetero_tui.theme import AsciiFilter, Glyphs, default_theme
 from hetero_tui.views import RunState
 from hetero_tui.widgets.lines import glyphs_of
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     from remote.plan import LaunchPlan
 
 CLOSE_SECONDS: Final = 5.0
-RUN_ACTIONS: Final = frozenset({"pause_run", "resume_run", "slow_host", "policy", "checkpoint", "stop_run"})
 
 
 class HeteroApp(App[int]):
@@ -82,6 +82,7 @@ class HeteroApp(App[int]):
         super().__init__()
         self.session = session
         self.readonly = readonly
+        self.control = RunControl(self)
         self._start = start
         self._auto_launch = auto_launch
         self._asking = asyncio.Lock()
@@ -99,11 +100,6 @@ class HeteroApp(App[int]):
         """In ASCII mode nothing else leaves, whatever drew it."""
         filters = super().get_line_filters()
         return [*filters, AsciiFilter()] if self.ascii_only else filters
-
-    @property
-    def run_active(self) -> bool:
-        """A run is being watched and has not ended."""
-        return bool(self.session.run_id) and not self.session.store.cluster_view().state.ended
 
     def on_mount(self) -> None:
         """Open the checklist and make contact."""
@@ -293,80 +289,20 @@ class HeteroApp(App[int]):
         elif view.state.ended:
             self.notify(f"The run has {view.state_text}", markup=False, timeout=10)
 
-    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:  # noqa: ARG002
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Offer only what makes sense now; nothing that changes a host with ``readonly``."""
-        if action in RUN_ACTIONS:
-            if self.readonly or not self.run_active:
-                return False
-            paused = self.session.store.cluster_view().state is RunState.PAUSED
-            wanted = {"pause_run": not paused, "resume_run": paused, "slow_host": self.session.simulated}
-            return wanted.get(action, True)
+        if action == "run":
+            return self.control.offers(str(parameters[0]))
         if action in ("review_plan", "launch"):
-            return not self.readonly and not self.run_active
+            return not self.readonly and not self.control.active
         if action == "show_monitor":
             return bool(self.session.run_id)
         return True
 
-    def _control(self, message: Mapping[str, object], done: str, hosts: frozenset[str] | None = None) -> None:
-        self._work(self._control_worker(message, done, hosts), "control")
-
-    async def _control_worker(self, message: Mapping[str, object], done: str, hosts: frozenset[str] | None) -> None:
-        try:
-            await self.session.control(message, hosts)
-        except Exception as error:  # noqa: BLE001 - shown to the person, whatever it is
-            self.post_message(OperationFailed(f"'{message['command']}' did not reach the run", error))
-            return
-        self.session.store.note_control(message)
-        self.notify(done, markup=False)
-
-    def action_pause_run(self) -> None:
-        """Pause training on all ranks."""
-        self._control({"command": "pause"}, "Pausing: all ranks stop after the same step")
-
-    def action_resume_run(self) -> None:
-        """Go on."""
-        self._control({"command": "resume"}, "Resuming")
-
-    def action_checkpoint(self) -> None:
-        """Write a checkpoint."""
-        self._control({"command": "checkpoint"}, "A checkpoint is written after this step")
-
-    def action_policy(self) -> None:
-        """Choose another policy."""
-
-        def chosen(policy: str | None) -> None:
-            if policy:
-                self._control({"command": "policy", "policy": policy}, f"Policy {policy} from the next plan on")
-
-        self.push_screen(Choice("Balance policy", "How the global batch is shared out", policy_options()), chosen)
-
-    def action_slow_host(self) -> None:
-        """Change the simulated speed of the host under the cursor."""
-        screen = self.screen
-        host = screen.cursor_host if isinstance(screen, MonitorScreen) else ""
-        speed = self.session.inventory.host(host).simulated_samples_per_second if host else None
-        if speed is None:
-            self.notify("Put the cursor on a rank whose speed is simulated", severity="warning", markup=False)
-            return
-
-        def chosen(value: str | None) -> None:
-            if value:
-                message = {"command": "simulate", "samples_per_second": float(value)}
-                self._control(message, f"{host} now runs at {value} samples/s (simulated)", frozenset({host}))
-
-        self.push_screen(Choice(f"Simulated speed of {host}", "Watch the shares move", speed_options(speed)), chosen)
-
-    def action_stop_run(self) -> None:
-        """Stop exactly this run, after a question."""
-        self.push_screen(stop_question(self.session), lambda yes: self._work(self._stop(), "stop") if yes else None)
-
-    async def _stop(self) -> None:
-        try:
-            await self.session.stop(lambda progress: self.session.store.note_launch(progress.host, progress.phase))
-        except Exception as error:  # noqa: BLE001 - shown to the person, whatever it is
-            self.post_message(OperationFailed("The run was not stopped everywhere", error))
-        else:
-            self.notify("The run was stopped on every host", markup=False)
+    def action_run(self, action: str) -> None:
+        """Do something to the run, such as ``pause_run``."""
+        host = self.screen.cursor_host if isinstance(self.screen, MonitorScreen) else ""
+        self.control.perform(action, host)
 
     # Getting around
 
@@ -403,7 +339,7 @@ class HeteroApp(App[int]):
         launching = isinstance(self.screen, LaunchScreen) and self.screen.running
         if isinstance(self.screen, Confirm):
             return
-        if not (launching or self.run_active):
+        if not (launching or self.control.active):
             self._work(self._leave(), "leave")
             return
         text = "Training goes on without this program. Run hetero-tui again to reattach."

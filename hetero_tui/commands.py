@@ -4,14 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from textual.command import DiscoveryHit, Hit, Hits, Provider
 
 if TYPE_CHECKING:
     from hetero_tui.app import HeteroApp
 
-MAX_DISCOVERED = 40
+MAX_DISCOVERED: Final = 40
+SCREENS: Final = (
+    ("review_plan", "Launch: review the plan", "Nothing is started before you confirm"),
+    ("show_monitor", "Monitor", "The live view of the run"),
+    ("show_checklist", "Checklist", "The setup checklist"),
+)
+ACTIONS: Final = (
+    ("pause_run", "Pause training", "All ranks stop after the same step"),
+    ("resume_run", "Resume training", "All ranks go on"),
+    ("slow_host", "Slow a simulated host", "Changes the simulated speed of the host under the cursor"),
+    ("policy", "Change the balance policy", "How the global batch is shared out"),
+    ("checkpoint", "Write a checkpoint now", "After the current step"),
+    ("stop_run", "Stop the run", "Ends training on every host, after a question"),
+)
 
 
 class RunCommands(Provider):
@@ -30,18 +43,12 @@ class RunCommands(Provider):
             yield f"Log of rank {rank} on {view.host}", "Lines of this rank", partial(app.show_log, rank)
 
     def _actions(self, app: HeteroApp) -> Iterator[tuple[str, str, Callable[[], object]]]:
-        for action, title, about in (
-            ("review_plan", "Launch: review the plan", "Nothing is started before you confirm"),
-            ("show_monitor", "Monitor", "The live view of the run"),
-            ("show_checklist", "Checklist", "The setup checklist"),
-            ("pause_run", "Pause or resume training", "All ranks stop at the same step"),
-            ("slow_host", "Slow a simulated host", "Changes the simulated speed of a host of the demo"),
-            ("policy", "Change the balance policy", "How the global batch is shared out"),
-            ("checkpoint", "Write a checkpoint now", "At the end of the current step"),
-            ("stop_run", "Stop the run", "Ends training on every host, after a question"),
-        ):
+        for action, title, about in SCREENS:
             if app.check_action(action, ()):
                 yield title, about, partial(app.run_action, action)
+        for action, title, about in ACTIONS:
+            if app.control.offers(action):
+                yield title, about, partial(app.action_run, action)
 
     async def discover(self) -> Hits:
         """List the first entries."""

@@ -99,8 +99,7 @@ class LaunchScreen(LiveScreen):
     TITLE = "Launch"
     HELP = "All hosts are brought up first; only when every rank is ready they are told to go."
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "app.show_monitor", "Monitor", id="launch.monitor"),
-        Binding("escape", "app.back", "Back", id="launch.back"),
+        Binding("escape", "leave", "Back", id="launch.back"),
         Binding("y", "copy", "Copy error", id="launch.copy"),
     ]
 
@@ -144,13 +143,15 @@ class LaunchScreen(LiveScreen):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:  # noqa: ARG002
         """Offer what makes sense in this moment."""
-        if action == "back":
+        if action == "leave":
             return not self.running
         if action == "copy":
             return self.error is not None
-        if action == "show_monitor":
-            return self.error is None
         return True
+
+    def action_leave(self) -> None:
+        """Go back to the checklist."""
+        self.app.pop_screen()
 
     def action_copy(self) -> None:
         """Copy the error."""

@@ -89,14 +89,14 @@ class MonitorScreen(LiveScreen):
             Binding(str(number), f"tab({number - 1})", name.title(), show=False, id=f"monitor.{name}")
             for number, name in enumerate(TABS, 1)
         ),
-        Binding("space", "freeze(True)", "Pause screen", id="monitor.freeze"),
-        Binding("space", "freeze(False)", "Resume screen", id="monitor.unfreeze"),
-        Binding("p", "app.pause_run", "Pause run", id="monitor.pause"),
-        Binding("p", "app.resume_run", "Resume run", id="monitor.resume"),
-        Binding("s", "app.slow_host", "Slow host", id="monitor.slow"),
-        Binding("b", "app.policy", "Policy", id="monitor.policy"),
-        Binding("c", "app.checkpoint", "Checkpoint", id="monitor.checkpoint"),
-        Binding("x", "app.stop_run", "Stop", id="monitor.stop"),
+        Binding("space", "freeze(True)", "Freeze", id="monitor.freeze"),
+        Binding("space", "freeze(False)", "Unfreeze", id="monitor.unfreeze"),
+        Binding("p", "app.run('pause_run')", "Pause", id="monitor.pause"),
+        Binding("p", "app.run('resume_run')", "Resume", id="monitor.resume"),
+        Binding("s", "app.run('slow_host')", "Slow", id="monitor.slow"),
+        Binding("b", "app.run('policy')", "Policy", id="monitor.policy"),
+        Binding("c", "app.run('checkpoint')", "Checkpoint", show=False, id="monitor.checkpoint"),
+        Binding("x", "app.run('stop_run')", "Stop", id="monitor.stop"),
         Binding("C", "app.show_checklist", "Checklist", show=False, id="monitor.checklist"),
     ]
 
@@ -116,6 +116,7 @@ class MonitorScreen(LiveScreen):
                     with Vertical(id="overview-left"):
                         yield RankTable(self.session)
                         yield ShareBars(self.session, id="overview-shares")
+                        yield Rebalances(self.session, id="overview-rebalances")
                     with Vertical(id="overview-right"):
                         yield LineChart("Loss", lambda: self.session.store.loss_history, id="overview-loss")
                         yield LineChart(

@@ -109,7 +109,7 @@ class LineChart(LineView):
         elif y == rows and rows > 1:
             label = formats.axis(low)
         elif rows >= 5 and y == (rows + 1) // 2:
-            label = formats.axis(high - (high - low) * (y - 0.5) / rows)
+            label = formats.axis((high + low) / 2)
         line = self.line().cell(label, LABEL_CELLS - 1, self.tone("dim"), "right").add(" ")
         return line.add(lines[y - 1], self.tone(self._tone)).strip(width)
 

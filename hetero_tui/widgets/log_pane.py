@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from textual import on
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 LOG_TONES = {"stderr": "", "notice": "accent", "warning": "warn", "error": "fail"}
 LEVEL_TONES = {"warning": "warn", "error": "fail"}
 SERIES = 6
+MAX_HOST_CELLS = 16
 
 
 def clock_text(seconds: float) -> str:
@@ -35,27 +37,28 @@ def clock_text(seconds: float) -> str:
         return "--:--:--"
 
 
-def log_entry(record: LogRecord) -> Entry:
+def log_entry(record: LogRecord, host_cells: int = 0) -> Entry:
     """A line of output with its rank in front."""
     if record.stream == "mark":
         return Entry("", time=clock_text(record.time), is_mark=True)
-    tag, tone = rank_tag(record.rank, record.host)
+    tag, tone = rank_tag(record.rank, record.host, host_cells)
     return Entry(record.text, tag, tone, LOG_TONES.get(record.stream, ""), clock_text(record.time))
 
 
-def event_entry(record: EventRecord) -> Entry:
+def event_entry(record: EventRecord, host_cells: int = 0) -> Entry:
     """An event with its time, rank and kind in front."""
-    tag, tone = rank_tag(record.rank, record.host)
+    tag, tone = rank_tag(record.rank, record.host, host_cells)
     step = "" if record.step is None else f" (step {record.step})"
     text = f"{record.kind:<11}{record.text}{step}"
     return Entry(text, f"{clock_text(record.time)} {tag}", tone, LEVEL_TONES.get(record.level, ""))
 
 
-def rank_tag(rank: int, host: str) -> tuple[str, str]:
+def rank_tag(rank: int, host: str, host_cells: int = 0) -> tuple[str, str]:
     """Return what stands in front of a line, and its tone: each rank keeps its colour."""
+    name = host.ljust(min(host_cells, MAX_HOST_CELLS))
     if rank < 0:
-        return (f"{host} " if host else ""), "dim"
-    return f"rank {rank:<2} {host} ", f"series-{rank % SERIES}"
+        return f"{'-':>4} {name}  ", "dim"
+    return f"{rank:>4} {name}  ", f"series-{rank % SERIES}"
 
 
 class LogStatus(LineView):
@@ -109,10 +112,13 @@ class LogPane(Vertical):
         self.rank: int | None = None
         """Only this rank; all of them when ``None``."""
         self.log_view: RingLog[LogRecord] | RingLog[EventRecord]
+        cells = max((len(host.name) for host in session.inventory.hosts), default=0)
         if what == "events":
-            self.log_view = RingLog(lambda: session.store.events, event_entry, id=f"{id}-lines")
+            events = partial(event_entry, host_cells=cells)
+            self.log_view = RingLog(lambda: session.store.events, events, id=f"{id}-lines")
         else:
-            self.log_view = RingLog(self._ring, log_entry, mark=self._mark, id=f"{id}-lines")
+            lines = partial(log_entry, host_cells=cells)
+            self.log_view = RingLog(self._ring, lines, mark=self._mark, id=f"{id}-lines")
 
     def _ring(self) -> Ring[LogRecord]:
         store = self._session.store
@@ -135,7 +141,7 @@ class LogPane(Vertical):
     def show_rank(self, rank: int | None, host: str = "") -> None:
         """Show one rank, one host or everything."""
         self.rank = rank
-        self.log_view.set_filter(rf"\b{host}\b" if host else "")
+        self.log_view.set_filter(host.replace(".", r"\.") if host else "")
         self.query_one(LogStatus).refresh()
 
     def action_filter(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from rich.style import Style
@@ -43,13 +43,13 @@ class Column:
 
 COLUMNS: Final = (
     Column("rank", "rank", 4, 0, "right"),
-    Column("host", "host", 9, 1, grow=10),
+    Column("host", "host", 6, 1),
     Column("device", "device", 7, 9, grow=16),
     Column("state", "state", 14, 2),
     Column("share", "share", 6, 3, "right"),
     Column("rate", "samples/s", 9, 4, "right"),
-    Column("spark", "last minute", 8, 8, grow=24),
-    Column("parts", "step goes into", 12, 5, grow=20),
+    Column("spark", "40 s", 8, 8, grow=24),
+    Column("parts", "step goes into", 14, 5, grow=20),
     Column("speed", "alone/s", 7, 11, "right"),
     Column("step_seconds", "step", 7, 13, "right"),
     Column("memory", "memory", 6, 7, "right"),
@@ -88,7 +88,7 @@ class RankTable(LineView, can_focus=True):
         Binding("pagedown", "page(1)", "Page down", show=False, id="ranks.page_down"),
         Binding("home,g", "edge(-1)", "First", show=False, id="ranks.first"),
         Binding("end,G", "edge(1)", "Last", show=False, id="ranks.last"),
-        Binding("enter", "choose", "Log of rank", id="ranks.log"),
+        Binding("enter", "choose", "Log", id="ranks.log"),
         Binding("o", "sort", "Sort", id="ranks.sort"),
         Binding("O", "reverse", "Reverse order", show=False, id="ranks.reverse"),
     ]
@@ -105,6 +105,8 @@ class RankTable(LineView, can_focus=True):
         self._renewed = -math.inf
         self._seen: object = None
         self._layout: tuple[int, list[tuple[Column, int]]] = (0, [])
+        longest = max((len(host.name) for host in session.inventory.hosts), default=6)
+        self._host_cells = min(20, max(6, longest + session.simulated))
 
     @property
     def cursor_rank(self) -> int | None:
@@ -167,24 +169,24 @@ class RankTable(LineView, can_focus=True):
     def _columns(self, width: int) -> list[tuple[Column, int]]:
         if self._layout[0] == width:
             return self._layout[1]
+        columns = [replace(each, width=self._host_cells) if each.key == "host" else each for each in COLUMNS]
         room = width - 1
         chosen: set[str] = set()
-        for column in sorted(COLUMNS, key=lambda each: each.priority):
+        for column in sorted(columns, key=lambda each: each.priority):
             if column.width + 1 > room:
                 break
             room -= column.width + 1
             chosen.add(column.key)
-        columns = []
-        growing = [column for column in COLUMNS if column.key in chosen and column.grow]
+        growing = [column for column in columns if column.key in chosen and column.grow]
         extra = dict.fromkeys((column.key for column in growing), 0)
         while room > 0 and any(extra[column.key] < column.grow for column in growing):
             for column in growing:
                 if room > 0 and extra[column.key] < column.grow:
                     extra[column.key] += 1
                     room -= 1
-        columns = [(column, column.width + extra.get(column.key, 0)) for column in COLUMNS if column.key in chosen]
-        self._layout = (width, columns)
-        return columns
+        laid_out = [(column, column.width + extra.get(column.key, 0)) for column in columns if column.key in chosen]
+        self._layout = (width, laid_out)
+        return laid_out
 
     def _header(self, width: int) -> Strip:
         line = self.line("header")

@@ -73,7 +73,7 @@ class RingLog(LineView, Generic[T], can_focus=True):
         Binding("t", "toggle_times", "Times", show=False, id="log.times"),
         Binding("y", "copy", "Copy", show=False, id="log.copy"),
     ]
-    DEFAULT_CSS = "RingLog { overflow-y: scroll; overflow-x: auto; }"
+    DEFAULT_CSS = "RingLog { overflow-y: scroll; overflow-x: auto; scrollbar-size-horizontal: 0; }"
 
     follow: reactive[bool] = reactive(True)
     wrap: reactive[bool] = reactive(False)
@@ -148,6 +148,7 @@ class RingLog(LineView, Generic[T], can_focus=True):
         while self._scanned < self._ring.next:
             self._scan(self._ring)
         self._settle(0)
+        self.post_message(self.Changed())
 
     def pull(self) -> None:
         """Take in new records and repaint once."""

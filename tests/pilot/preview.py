@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import time
 
 from hetero_tui.app import HeteroApp
 from tests.pilot.fake_session import HOSTS, FakeHost, FakeSession, earlier_run
@@ -28,6 +29,7 @@ def main() -> None:
         fake_hosts=hosts, simulated=options.simulated, failing=options.failing, pace=options.pace,
         global_batch=max(192, 16 * options.hosts), earlier=earlier_run() if options.earlier else (),
     )  # fmt: skip
+    session.event_seconds = time.time()
     HeteroApp(session, auto_launch=options.auto, readonly=options.readonly, ascii_only=options.ascii).run()
 
 

@@ -1,0 +1,104 @@
+"""What a person can do to a run: pause, resume, checkpoint, another policy, another simulated speed, stop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from hetero_tui.messages import OperationFailed
+from hetero_tui.screens.dialogs import Choice
+from hetero_tui.screens.questions import policy_options, speed_options, stop_question
+from hetero_tui.views import RunState
+
+if TYPE_CHECKING:
+    from hetero_tui.app import HeteroApp
+
+RUN_ACTIONS = frozenset({"pause_run", "resume_run", "slow_host", "policy", "checkpoint", "stop_run"})
+
+
+class RunControl:
+    """Sends control messages through the session, each in a worker that ends in a notice or an error dialog."""
+
+    def __init__(self, app: HeteroApp) -> None:
+        self._app = app
+
+    @property
+    def active(self) -> bool:
+        """A run is being watched and has not ended."""
+        session = self._app.session
+        return bool(session.run_id) and not session.store.cluster_view().state.ended
+
+    def offers(self, action: str) -> bool:
+        """Tell whether the action makes sense now; nothing does with ``readonly``."""
+        if self._app.readonly or not self.active:
+            return False
+        session = self._app.session
+        paused = session.store.cluster_view().state is RunState.PAUSED
+        wanted = {"pause_run": not paused, "resume_run": paused, "slow_host": session.simulated}
+        return wanted.get(action, True)
+
+    def perform(self, action: str, host: str) -> None:
+        """Do one of :data:`RUN_ACTIONS`; ``host`` is the one under the cursor."""
+        match action:
+            case "pause_run":
+                self._send({"command": "pause"}, "Pausing: all ranks stop after the same step")
+            case "resume_run":
+                self._send({"command": "resume"}, "Resuming")
+            case "checkpoint":
+                self._send({"command": "checkpoint"}, "A checkpoint is written after this step")
+            case "policy":
+                self._choose_policy()
+            case "slow_host":
+                self._choose_speed(host)
+            case "stop_run":
+                self._app.push_screen(stop_question(self._app.session), self._stop_answered)
+            case _:
+                raise ValueError(action)
+
+    def _choose_policy(self) -> None:
+        def chosen(policy: str | None) -> None:
+            if policy:
+                self._send({"command": "policy", "policy": policy}, f"Policy {policy} from the next plan on")
+
+        self._app.push_screen(Choice("Balance policy", "How the global batch is shared out", policy_options()), chosen)
+
+    def _choose_speed(self, host: str) -> None:
+        speed = self._app.session.inventory.host(host).simulated_samples_per_second if host else None
+        if speed is None:
+            self._app.notify("Put the cursor on a rank whose speed is simulated", severity="warning", markup=False)
+            return
+
+        def chosen(value: str | None) -> None:
+            if value:
+                message = {"command": "simulate", "samples_per_second": float(value)}
+                self._send(message, f"{host} now runs at {value} samples/s (simulated)", frozenset({host}))
+
+        question = Choice(f"Simulated speed of {host}", "Choose, and watch the shares move.", speed_options(speed))
+        self._app.push_screen(question, chosen)
+
+    def _send(self, message: Mapping[str, object], done: str, hosts: frozenset[str] | None = None) -> None:
+        # One after the other and none cut short: a later message must not cancel an earlier one on its way.
+        self._app.run_worker(self._deliver(message, done, hosts), group="control", exit_on_error=False)
+
+    async def _deliver(self, message: Mapping[str, object], done: str, hosts: frozenset[str] | None) -> None:
+        session = self._app.session
+        try:
+            await session.control(message, hosts)
+        except Exception as error:  # noqa: BLE001 - shown to the person, whatever it is
+            self._app.post_message(OperationFailed(f"'{message['command']}' did not reach the run", error))
+            return
+        session.store.note_control(message)
+        self._app.notify(done, markup=False)
+
+    def _stop_answered(self, yes: bool | None) -> None:
+        if yes:
+            self._app.run_worker(self._stop(), group="stop", exclusive=True, exit_on_error=False)
+
+    async def _stop(self) -> None:
+        session = self._app.session
+        try:
+            await session.stop(lambda progress: session.store.note_launch(progress.host, progress.phase))
+        except Exception as error:  # noqa: BLE001 - shown to the person, whatever it is
+            self._app.post_message(OperationFailed("The run was not stopped everywhere", error))
+        else:
+            self._app.notify("The run was stopped on every host", markup=False)
