@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from remote.errors import PlanError
@@ -80,7 +80,8 @@ def _every_gpu(host: Host, facts: Facts) -> Devices:
     if len(vendors) == 1:
         return _usable(host, facts.gpus)
     nvidia = tuple(gpu for gpu in facts.gpus if gpu.vendor == "nvidia")
-    return Devices("cuda", nvidia, f"{host.name} uses its NVIDIA GPUs only: one PyTorch build knows one vendor")
+    reason = f"{host.name} uses its NVIDIA GPUs only: one PyTorch build knows one vendor"
+    return replace(_usable(host, nvidia), reason=reason)
 
 
 def _find(host: Host, facts: Facts, wanted: int | str) -> Gpu:
@@ -103,14 +104,14 @@ def _usable(host: Host, gpus: tuple[Gpu, ...]) -> Devices:
             raise PlanError(
                 f"GPU {gpu.index} ({gpu.uuid}) is listed twice", host=host.name, next_step="correct its devices"
             )
-    if not gpus:
-        raise PlanError("the list of devices is empty", host=host.name, next_step='write devices = "auto" or "cpu"')
-        if not _UUID.fullmatch(gpu.uuid):
+        if gpu.vendor == "nvidia" and not _UUID.fullmatch(gpu.uuid):
             raise PlanError(
                 f"GPU {gpu.index} has the odd UUID {gpu.uuid[:40]!r}",
                 host=host.name,
                 next_step="run nvidia-smi -L there",
             )
+    if not gpus:
+        raise PlanError("the list of devices is empty", host=host.name, next_step='write devices = "auto" or "cpu"')
     vendors = sorted({gpu.vendor for gpu in gpus})
     if len(vendors) > 1:
         raise PlanError(
