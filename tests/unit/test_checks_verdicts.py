@@ -1,0 +1,378 @@
+"""Facts in, verdict out: every judgement of a single host, for each answer it can give."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from remote.checks.engine import engine_finding, engine_kind_finding, no_engine_finding, python_finding
+from remote.checks.gpu import gpu_finding, toolkit_finding
+from remote.checks.image import image_finding, same_image_finding
+from remote.checks.model import Finding, Verdict
+from remote.checks.reach import (
+    clock_finding,
+    connection_finding,
+    duplicates_finding,
+    power_finding,
+    shell_finding,
+    system_finding,
+)
+from remote.checks.resources import GIB, disk_finding, memory_finding
+from remote.checks.systems import open_ports
+from remote.engine import ImageInfo
+from remote.errors import ConnectError, EngineError, HostKeyChanged, HostKeyUnknown, HostUnreachable, LoginRefused
+from remote.facts import EngineSocket, Facts, Gpu
+from remote.inventory import Cluster, Host, Image, Inventory
+from remote.runner import Completed
+
+LINUX = Facts(
+    host="pc1",
+    system="Linux",
+    distribution="ubuntu 24.04",
+    architecture="x86_64",
+    user="ada",
+    machine_id="m1",
+    memory_total=32 * GIB,
+    memory_available=24 * GIB,
+    disk_free=100 * GIB,
+    disk_path="/var/lib/docker",
+)
+GPU = Gpu(0, "RTX 4090", "GPU-1", 24 * GIB, "570.1", "8.9")
+HOST = Host(name="pc1", address="10.0.0.5", user="ada")
+INVENTORY = Inventory(cluster=Cluster(name="c"), image=Image(ref="img:1"), hosts=(HOST, Host(name="pc2")))
+
+
+def commands(finding: Finding) -> str:
+    assert finding.fix is not None
+    return "\n".join(finding.fix.commands)
+
+
+@pytest.mark.parametrize(
+    ("error", "word", "command"),
+    [
+        (
+            HostKeyUnknown(host="pc1", fingerprint="SHA256:abc", key_type="ssh-ed25519", known_hosts_line="x"),
+            "SHA256:abc",
+            "ssh-keygen -lf",
+        ),
+        (HostKeyChanged("key differs", host="pc1"), "changed", "ssh-keygen -R 10.0.0.5"),
+        (LoginRefused("no key accepted", host="pc1"), "login refused", "ssh-copy-id ada@10.0.0.5"),
+        (HostUnreachable("no answer", host="pc1"), "not reachable", "ssh -v ada@10.0.0.5 true"),
+    ],
+)
+def test_each_way_to_have_no_connection_has_its_own_fix(error: ConnectError, word: str, command: str) -> None:
+    finding = connection_finding(HOST, error)
+    assert finding.verdict is Verdict.FAIL
+    assert word in finding.reason
+    assert command in commands(finding)
+
+
+@pytest.mark.parametrize(
+    ("reply", "verdict"),
+    [
+        ("HTUI .PSVersion.Major %OS% bash\n", Verdict.OK),
+        ("Welcome!\nHTUI .PSVersion.Major %OS% -zsh\n", Verdict.OK),
+        ("HTUI $PSVersionTable.PSVersion.Major Windows_NT $0\r\n", Verdict.FAIL),
+        ("HTUI\r\n7\r\n%OS%\r\n", Verdict.FAIL),
+        ("", Verdict.UNKNOWN),
+        ("PSVersionTable: Undefined variable.\n", Verdict.UNKNOWN),
+    ],
+)
+def test_shells(reply: str, verdict: Verdict) -> None:
+    assert shell_finding("pc1", reply).verdict is verdict
+
+
+@pytest.mark.parametrize(
+    ("changes", "runtime", "loopback", "verdict"),
+    [
+        ({}, "docker", False, Verdict.OK),
+        ({"architecture": "aarch64"}, "docker", False, Verdict.OK),
+        ({"architecture": "armv7l"}, "docker", False, Verdict.FAIL),
+        ({"system": "FreeBSD"}, "process", False, Verdict.FAIL),
+        ({"system": "Darwin", "architecture": "arm64"}, "process", False, Verdict.OK),
+        ({"system": "Darwin", "architecture": "arm64"}, "docker", False, Verdict.FAIL),
+        ({"system": "Darwin", "architecture": "arm64"}, "docker", True, Verdict.WARN),
+        ({"wsl": True}, "docker", False, Verdict.WARN),
+        ({"system": ""}, "docker", False, Verdict.UNKNOWN),
+        ({"architecture": ""}, "docker", False, Verdict.UNKNOWN),
+    ],
+)
+def test_systems(changes: dict[str, Any], runtime: str, loopback: bool, verdict: Verdict) -> None:
+    host = HOST.model_copy(update={"runtime": runtime})
+    assert system_finding(host, replace(LINUX, **changes), loopback=loopback).verdict is verdict
+
+
+@pytest.mark.parametrize(
+    ("ids", "loopback", "verdict", "words"),
+    [
+        (("m1", "m2", "m3"), False, Verdict.OK, "own"),
+        (("m1", "m2", "m1"), False, Verdict.FAIL, "a = c"),
+        (("m1", "m1", "m1"), True, Verdict.OK, "as meant"),
+        (("", "", "m1"), False, Verdict.UNKNOWN, "a, b"),
+        (("m1", "", "m2"), False, Verdict.OK, "own"),
+        (("m1",), False, Verdict.OK, "one host"),
+    ],
+)
+def test_duplicates(ids: tuple[str, ...], loopback: bool, verdict: Verdict, words: str) -> None:
+    facts = {name: replace(LINUX, host=name, machine_id=each) for name, each in zip("abc", ids, strict=False)}
+    finding = duplicates_finding(facts, loopback=loopback)
+    assert finding.verdict is verdict
+    assert words in finding.reason
+
+
+@pytest.mark.parametrize(
+    ("offset", "round_trip", "verdict"),
+    [(0.2, 0.01, Verdict.OK), (-0.9, 0.01, Verdict.OK), (-3.0, 0.01, Verdict.WARN), (1.5, 1.0, Verdict.OK)],
+)
+def test_clock_is_judged_beyond_what_the_round_trip_can_explain(
+    offset: float, round_trip: float, verdict: Verdict
+) -> None:
+    assert clock_finding(replace(LINUX, clock_offset=offset, round_trip=round_trip)).verdict is verdict
+
+
+@pytest.mark.parametrize(
+    ("reply", "verdict"),
+    [
+        ("system=Linux\nmains=1\nlid=open\n", Verdict.OK),
+        ("system=Linux\nmains=none\n", Verdict.OK),
+        ("system=Linux\nmains=0\nlid=open\n", Verdict.WARN),
+        ("system=Linux\nmains=1\nlid=closed\n", Verdict.WARN),
+        ("system=Darwin\nmains=0\n", Verdict.WARN),
+        ("", Verdict.UNKNOWN),
+    ],
+)
+def test_power(reply: str, verdict: Verdict) -> None:
+    assert power_finding("pc1", reply).verdict is verdict
+
+
+@pytest.mark.parametrize(
+    ("version", "verdict"),
+    [("28.2.2", Verdict.OK), ("20.10.24+dfsg1", Verdict.OK), ("19.03.15", Verdict.FAIL), ("", Verdict.UNKNOWN)],
+)
+def test_engine_versions(version: str, verdict: Verdict) -> None:
+    assert engine_finding(LINUX, {"Version": version, "ApiVersion": "1.41"}).verdict is verdict
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason", "command"),
+    [
+        (
+            {
+                "engine_sockets": (EngineSocket("/var/run/docker.sock", writable=False),),
+                "docker_cli": "/usr/bin/docker",
+            },
+            "ada may not use the engine's socket /var/run/docker.sock",
+            "sudo usermod -aG docker ada",
+        ),
+        ({"docker_cli": "/usr/bin/docker"}, "does not answer", "sudo systemctl enable --now docker"),
+        ({"docker_cli": "/usr/bin/docker", "distribution": "alpine 3.20"}, "does not answer", "sudo rc-service docker"),
+        ({"docker_cli": "/opt/homebrew/bin/docker", "system": "Darwin"}, "does not answer", "open -a Docker"),
+        ({}, "no Docker Engine was found", "sudo apt-get update && sudo apt-get install -y docker.io"),
+        ({"distribution": "fedora 42"}, "no Docker Engine was found", "sudo dnf install -y moby-engine"),
+        ({"distribution": "arch "}, "no Docker Engine was found", "sudo pacman -S --needed docker"),
+    ],
+)
+def test_each_way_to_have_no_engine_has_its_own_fix(changes: dict[str, Any], reason: str, command: str) -> None:
+    finding = no_engine_finding(replace(LINUX, **changes), EngineError("no", host="pc1"))
+    assert finding.verdict is Verdict.FAIL
+    assert reason in finding.reason
+    assert command in commands(finding)
+
+
+def test_a_hostile_user_name_stays_one_word_in_a_fix() -> None:
+    facts = replace(LINUX, user="ada; rm -rf ~", engine_sockets=(EngineSocket("/var/run/docker.sock", writable=False),))
+    finding = no_engine_finding(facts, EngineError("no", host="pc1"))
+    assert commands(finding) == "sudo usermod -aG docker 'ada; rm -rf ~'"
+
+
+@pytest.mark.parametrize(
+    ("info", "wants_gpu", "verdict"),
+    [
+        ({"OperatingSystem": "Debian GNU/Linux 12"}, True, Verdict.OK),
+        ({"OperatingSystem": "Docker Desktop"}, False, Verdict.WARN),
+        ({"DockerRootDir": "/var/snap/docker/common/var-lib-docker"}, False, Verdict.WARN),
+        ({"DockerRootDir": "/var/snap/docker/common/var-lib-docker"}, True, Verdict.FAIL),
+        ({"SecurityOptions": ["name=seccomp", "name=rootless"]}, False, Verdict.OK),
+        ({"SecurityOptions": ["name=seccomp", "name=rootless"]}, True, Verdict.WARN),
+    ],
+)
+def test_kinds_of_engine(info: dict[str, Any], wants_gpu: bool, verdict: Verdict) -> None:
+    assert engine_kind_finding(LINUX, info, wants_gpu=wants_gpu).verdict is verdict
+
+
+def completed(stdout: str = "", status: int = 0, stderr: str = "") -> Completed:
+    return Completed("pc1", "python -", status, stdout, stderr)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "gpus", "verdict", "words"),
+    [
+        (
+            completed('HETERO {"python": "3.12.1", "torch": "2.13", "trainer": "1", "cuda": null}'),
+            (),
+            Verdict.OK,
+            "2.13",
+        ),
+        (
+            completed('noise\nHETERO {"python": "3.12.1", "torch": "2.13", "trainer": "1", "cuda": null}'),
+            (GPU,),
+            Verdict.WARN,
+            "no CUDA",
+        ),
+        (
+            completed('HETERO {"python": "3.12.1", "trainer": "1", "torch_error": "ImportError: libcudart"}'),
+            (),
+            Verdict.FAIL,
+            "libcudart",
+        ),
+        (
+            completed('HETERO {"python": "3.12.1", "torch": "2.13", "trainer_error": "No module named trainer"}'),
+            (),
+            Verdict.FAIL,
+            "cannot import trainer",
+        ),
+        (completed('HETERO {"python": "3.8.10", "torch": "2.0", "trainer": "1"}'), (), Verdict.FAIL, "3.8.10"),
+        (
+            completed('HETERO {"python": "3.12.1", "torch": "2.13", "trainer": "1", "distributed": false}'),
+            (),
+            Verdict.FAIL,
+            "torch.distributed",
+        ),
+        (completed(status=127, stderr="python: not found"), (), Verdict.FAIL, "is not there"),
+        (completed(status=139), (), Verdict.FAIL, "broke"),
+        (completed("HETERO {broken"), (), Verdict.UNKNOWN, "cannot be read"),
+    ],
+)
+def test_pythons(outcome: Completed, gpus: tuple[Gpu, ...], verdict: Verdict, words: str) -> None:
+    finding = python_finding(replace(LINUX, gpus=gpus), "/home/ada/venv/bin/python", outcome)
+    assert finding.verdict is verdict
+    assert words in finding.reason
+
+
+@pytest.mark.parametrize(
+    ("free", "runtime", "present", "verdict"),
+    [
+        (100 * GIB, "docker", False, Verdict.OK),
+        (4 * GIB, "docker", True, Verdict.OK),
+        (4 * GIB, "docker", False, Verdict.WARN),
+        (4 * GIB, "docker", None, Verdict.WARN),
+        (4 * GIB, "process", None, Verdict.OK),
+        (GIB // 2, "docker", True, Verdict.FAIL),
+        (GIB // 2, "process", None, Verdict.FAIL),
+    ],
+)
+def test_disk(free: int, runtime: str, present: bool | None, verdict: Verdict) -> None:
+    assert disk_finding(replace(LINUX, disk_free=free), runtime, present).verdict is verdict
+
+
+def test_disk_that_nobody_told_is_unknown() -> None:
+    assert disk_finding(Facts(host="pc1"), "docker", image_present=True).verdict is Verdict.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("total", "available", "engine_total", "verdict"),
+    [
+        (32 * GIB, 24 * GIB, 32 * GIB, Verdict.OK),
+        (32 * GIB, 24 * GIB, 8 * GIB, Verdict.WARN),
+        (8 * GIB, GIB + 1, 0, Verdict.WARN),
+        (8 * GIB, GIB // 2, 0, Verdict.FAIL),
+        (8 * GIB, 0, 0, Verdict.OK),
+        (0, 0, 0, Verdict.UNKNOWN),
+    ],
+)
+def test_memory(total: int, available: int, engine_total: int, verdict: Verdict) -> None:
+    facts = replace(LINUX, memory_total=total, memory_available=available)
+    assert memory_finding(facts, {"MemTotal": engine_total}).verdict is verdict
+    if engine_total == 0:
+        assert memory_finding(facts, None).verdict is verdict
+
+
+@pytest.mark.parametrize(
+    ("devices", "gpus", "error", "verdict", "words"),
+    [
+        ("auto", (GPU,), "", Verdict.OK, "1 × RTX 4090"),
+        ("auto", (), "", Verdict.SKIP, "CPU"),
+        ("cpu", (GPU,), "", Verdict.SKIP, "CPU"),
+        ("cpu", (), "nvidia-smi exited 9", Verdict.SKIP, "cpu"),
+        ("auto", (), "nvidia-smi exited 9: NVML", Verdict.FAIL, "NVML"),
+        ("auto", (), "Failed to initialize NVML: Driver/library version mismatch", Verdict.FAIL, "upgraded"),
+        ((0,), (), "", Verdict.FAIL, "none is there"),
+        ((0, 3), (GPU,), "", Verdict.FAIL, "no GPU 3"),
+        (("GPU-1",), (GPU,), "", Verdict.OK, "RTX"),
+    ],
+)
+def test_gpus(devices: Any, gpus: tuple[Gpu, ...], error: str, verdict: Verdict, words: str) -> None:
+    host = HOST.model_copy(update={"devices": devices})
+    finding = gpu_finding(host, replace(LINUX, gpus=gpus, gpu_error=error))
+    assert finding.verdict is verdict
+    assert words in finding.reason
+
+
+@pytest.mark.parametrize(
+    ("info", "toolkit", "verdict"),
+    [
+        ({"Runtimes": {"runc": {}, "nvidia": {}}}, "", Verdict.OK),
+        ({"Runtimes": {"runc": {}}, "DiscoveredDevices": [{"ID": "nvidia.com/gpu=0"}]}, "", Verdict.OK),
+        ({"Runtimes": {"runc": {}}}, "NVIDIA Container Toolkit CLI version 1.17", Verdict.WARN),
+        ({"Runtimes": {"runc": {}}}, "", Verdict.FAIL),
+    ],
+)
+def test_toolkit(info: dict[str, Any], toolkit: str, verdict: Verdict) -> None:
+    finding = toolkit_finding(replace(LINUX, nvidia_container_toolkit=toolkit), info)
+    assert finding.verdict is verdict
+    if verdict is Verdict.FAIL:
+        assert "signed-by" in commands(finding)
+
+
+def image(digest: str = "sha256:1", architecture: str = "amd64", ref: str = "img:1") -> ImageInfo:
+    return ImageInfo(ref, "sha256:id", digest, ("a",), architecture, "linux", 10**9)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "found", "verdict", "words"),
+    [
+        ("x86_64", image(), Verdict.OK, "1.00 GB"),
+        ("x86_64", None, Verdict.FAIL, "img:1 is not on the host"),
+        ("aarch64", image(), Verdict.FAIL, "made for amd64; the host is arm64"),
+        ("aarch64", image(architecture="arm64"), Verdict.OK, "img:1"),
+    ],
+)
+def test_images(architecture: str, found: ImageInfo | None, verdict: Verdict, words: str) -> None:
+    finding = image_finding(INVENTORY, replace(LINUX, architecture=architecture), "img:1", found)
+    assert finding.verdict is verdict
+    assert words in finding.reason
+    if architecture == "aarch64" and verdict is Verdict.FAIL:
+        assert "--platform linux/arm64" in commands(finding)
+
+
+def test_same_image_names_who_differs_from_the_master() -> None:
+    finding = same_image_finding(INVENTORY, {"pc1": image(), "pc2": image("sha256:2"), "pc3": image("sha256:2")})
+    assert finding.verdict is Verdict.FAIL
+    assert "not the same on pc2, pc3 as on pc1" in finding.reason
+    assert "docker save" in commands(finding)
+
+
+def test_images_of_other_variants_and_processors_are_not_compared() -> None:
+    images = {"pc1": image(), "pc2": image("sha256:2", "arm64"), "pc3": image("sha256:3", ref="img:cuda")}
+    assert same_image_finding(INVENTORY, images).verdict is Verdict.OK
+
+
+@pytest.mark.parametrize(
+    ("changes", "command"),
+    [
+        ({"firewalls": ("ufw",)}, "sudo ufw allow proto tcp from 10.0.0.2 to any port 29900:29950"),
+        ({"firewalls": ("firewalld",)}, 'source address="10.0.0.2" port port="29900-29950"'),
+        ({"firewalls": ("nftables",)}, "ip saddr 10.0.0.2 tcp dport 29900-29950 accept"),
+        ({"firewalls": ("iptables",)}, "sudo iptables -I INPUT -p tcp -s 10.0.0.2 --dport 29900:29950 -j ACCEPT"),
+        ({"system": "Darwin"}, "socketfilterfw --unblockapp"),
+        ({"wsl": True}, "New-NetFirewallHyperVRule"),
+        ({}, "sudo nft list ruleset"),
+    ],
+)
+def test_ports_are_opened_in_the_firewall_that_was_found(changes: dict[str, Any], command: str) -> None:
+    fix = open_ports(replace(LINUX, **changes), "29900-29950", ("10.0.0.2",))
+    assert command in "\n".join(fix.commands)
+    assert fix.host == "pc1"
+    assert fix.needs_root
