@@ -1,0 +1,122 @@
+"""The peer: the same model and data under plain DistributedDataParallel with equal batches, as its tutorial has it.
+
+``python -m benchmarks.trainer_ddp BATCH STEPS`` is one rank. It prints its process id, waits for a line on standard
+input, trains, and prints the duration of every step as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Final
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch._C._distributed_c10d import TCPStore
+from torch.nn.parallel import DistributedDataParallel
+
+from benchmarks.trainer_cluster import REPOSITORY, RunFailed
+from benchmarks.trainer_quota import CpuQuota
+from trainer.data import sample_keys
+from trainer.options import Options
+from trainer.plan import equal_shares
+from trainer.workloads import Workload, build
+from trainer.workloads.base import Batch
+
+WARM_UP_STEPS: Final = 2
+TIMEOUT: Final = timedelta(seconds=120)
+
+
+def measure(quotas: Sequence[CpuQuota], global_batch: int, steps: int) -> float:
+    """Return samples per second of one DDP rank in each quota, all on loopback with gloo.
+
+    Raises:
+        RunFailed: a rank ended badly.
+    """
+    store = TCPStore("127.0.0.1", 0, None, is_master=True, wait_for_workers=False, timeout=TIMEOUT)
+    processes = [_start(rank, len(quotas), store.port, global_batch, steps) for rank in range(len(quotas))]
+    try:
+        for process, quota in zip(processes, quotas, strict=True):
+            assert process.stdout is not None
+            told = process.stdout.readline()
+            if not told:
+                raise RunFailed("a DistributedDataParallel rank ended before it trained")
+            quota.add(int(told))
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        answers = [process.communicate(timeout=600)[0] for process in processes]
+        if any(process.returncode for process in processes):
+            raise RunFailed("a DistributedDataParallel rank ended badly")
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    durations = json.loads(answers[0])[WARM_UP_STEPS:]
+    return global_batch * len(durations) / sum(durations)
+
+
+def _start(rank: int, world_size: int, port: int, global_batch: int, steps: int) -> subprocess.Popen[str]:
+    environment = os.environ | {
+        "RANK": str(rank), "WORLD_SIZE": str(world_size), "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True", "GLOO_SOCKET_IFNAME": "lo",
+        "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY),
+        # The peer gets the allocator settings too: only the balance is compared.
+        "MALLOC_MMAP_THRESHOLD_": "2000000000", "MALLOC_TRIM_THRESHOLD_": "4000000000",
+    }  # fmt: skip
+    command = [sys.executable, "-m", "benchmarks.trainer_ddp", str(global_batch), str(steps + WARM_UP_STEPS)]
+    return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+class _Loss(nn.Module):
+    """A workload as the module that DistributedDataParallel wraps; its output is the sum of the losses."""
+
+    def __init__(self, workload: Workload) -> None:
+        super().__init__()
+        self.model = workload.model
+        self._workload = workload
+
+    def forward(self, batch: Batch) -> Tensor:
+        return self._workload.loss(batch)[0]
+
+
+def train(global_batch: int, steps: int) -> None:
+    """Be one rank."""
+    torch.set_num_threads(1)
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    workload = build(Options(samples=4 * global_batch))
+    print(os.getpid(), flush=True)
+    sys.stdin.readline()
+    dist.init_process_group("gloo")
+    model = DistributedDataParallel(_Loss(workload))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    shares = equal_shares(world_size, global_batch)
+    first = sum(shares[:rank])
+    durations = []
+    for step in range(steps):
+        began = time.perf_counter()
+        indices = (torch.arange(first, first + shares[rank]) + step * global_batch) % workload.source.size
+        batch = workload.source.batch(indices, sample_keys(indices, 0, step))
+        optimizer.zero_grad()
+        torch.autograd.backward(model(batch) / shares[rank])
+        optimizer.step()
+        durations.append(time.perf_counter() - began)
+    dist.barrier()
+    print(json.dumps(durations), flush=True)
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("global_batch", type=int)
+    parser.add_argument("steps", type=int)
+    given = parser.parse_args()
+    train(given.global_batch, given.steps)
