@@ -37,7 +37,8 @@ class RankRecord:
         self.device_name = ""
         self.simulated = False
         self.process_id = 0
-        self.share = 0
+        self.planned_share: int | None = None
+        self.last_share = 0
         self.step = 0
         self.window = StepWindow()
         self.hardware: Hardware | None = None
@@ -50,6 +51,11 @@ class RankRecord:
         self._spark: deque[float] = deque(maxlen=SPARK_POINTS)
         self._spark_share = 0
         self._spark_seconds = 0.0
+
+    @property
+    def share(self) -> int:
+        """Samples of the global batch by the plan in force; the last batch of an epoch may be shorter."""
+        return self.last_share if self.planned_share is None else self.planned_share
 
     def feed(self, event: Event, now: float) -> None:
         """Take in one event that came at ``now`` on this machine's monotonic clock."""
@@ -92,24 +98,24 @@ class RankRecord:
         self.state = RankState.TRAINING
         self.last_step = now
         self.step = event.step
-        self.share = max(0, event.share)
-        duration = _seconds(event.duration)
+        self.last_share = sane_samples(event.share)
+        duration = sane_seconds(event.duration)
         self.window.add(
             event.time,
             Totals(
                 steps=1,
-                share=self.share,
-                global_batch=max(0, event.global_batch),
-                compute=_seconds(event.compute),
-                data=_seconds(event.data),
-                wait=_seconds(event.wait),
-                communication=_seconds(event.communication),
+                share=self.last_share,
+                global_batch=sane_samples(event.global_batch),
+                compute=sane_seconds(event.compute),
+                data=sane_seconds(event.data),
+                wait=sane_seconds(event.wait),
+                communication=sane_seconds(event.communication),
                 duration=duration,
                 start=event.time - duration,
                 end=event.time,
             ),
         )
-        self._spark_share += self.share
+        self._spark_share += self.last_share
         self._spark_seconds += duration
         if self._spark_seconds >= SPARK_SECONDS:
             self._spark.append(self._spark_share / self._spark_seconds)
@@ -155,7 +161,7 @@ class RankRecord:
     ) -> tuple[RankState, float | None]:
         if self.state not in _LIVE or age is None:
             return self.state, age
-        if self.share == 0 and self.step > 0:
+        if self.planned_share == 0:
             return RankState.SPARE, age
         if paused:
             return RankState.PAUSED, age
@@ -170,8 +176,14 @@ class RankRecord:
         return self.state, age
 
 
-def _seconds(value: float) -> float:
-    return value if math.isfinite(value) and value > 0 else 0.0
+def sane_seconds(value: float) -> float:
+    """Return a duration that sums and quotients can be made of; what is impossible counts as zero."""
+    return value if 1e-9 < value < 1e9 else 0.0
+
+
+def sane_samples(value: int) -> int:
+    """Return a number of samples that sums and quotients can be made of."""
+    return min(max(0, value), 10**12)
 
 
 def _parts(totals: Totals) -> StepParts:

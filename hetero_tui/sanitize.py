@@ -65,11 +65,14 @@ def clean(text: str, max_cells: int = MAX_CELLS) -> str:
 
 def clean_block(text: str, max_lines: int = MAX_BLOCK_LINES) -> str:
     """Return text of several lines, each one clean; too many lines are cut in the middle and the cut is said."""
-    lines = text.split("\n", 50 * max_lines)
-    if len(lines) > max_lines:
+    count = text.count("\n") + 1
+    if count <= max_lines:
+        lines = text.split("\n")
+    else:
         head = max_lines // 3
         tail = max_lines - head - 1
-        lines = [*lines[:head], f"... ({len(lines) - head - tail} lines cut)", *lines[-tail:]]
+        first, last = text.split("\n", head)[:head], text.rsplit("\n", tail)[-tail:]
+        lines = [*first, f"... ({count - head - tail} lines cut)", *last]
     return "\n".join(clean(line) for line in lines)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from hetero_tui.rank_record import RankRecord
+from hetero_tui.rank_record import RankRecord, sane_samples, sane_seconds
 from hetero_tui.sanitize import clean, clean_block
 from hetero_tui.views import (
     ClusterView,
@@ -283,20 +283,20 @@ class Store:
             while len(self._tallies) > STEP_TALLIES:
                 self._tallies.popitem(last=False)
         tally.ranks += 1
-        if math.isfinite(event.compute):
-            tally.max_compute = max(tally.max_compute, event.compute)
+        tally.max_compute = max(tally.max_compute, sane_seconds(event.compute))
         if event.step <= self._step and self._global_batch:
             return
         # The first rank to tell of a step tells it for all: loss, global batch and duration are the same everywhere.
         self._step = event.step
         self._steps_total = event.steps_total
         self._epoch = event.epoch
-        self._global_batch = event.global_batch
+        self._global_batch = sane_samples(event.global_batch)
         self._last_loss = event.loss if math.isfinite(event.loss) else None
         self._learning_rate = event.learning_rate if math.isfinite(event.learning_rate) else None
         self._loss.add(event.step, event.loss)
-        if event.duration > 0:
-            self._throughput.add(event.step, event.global_batch / event.duration)
+        duration = sane_seconds(event.duration)
+        if duration:
+            self._throughput.add(event.step, sane_samples(event.global_batch) / duration)
         if self._paused_since is not None and now - self._paused_since > _PAUSE_TAKES_EFFECT:
             self._paused_since = None
 
@@ -304,7 +304,7 @@ class Store:
         for rank, share in enumerate(event.shares[:MAX_RANKS]):
             record = self._ranks.get(rank)
             if record is not None:
-                record.share = max(0, share)
+                record.planned_share = sane_samples(share)
         reason = clean(event.reason, 400)
         self._shares.append(
             SharesRecord(

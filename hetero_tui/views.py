@@ -78,7 +78,7 @@ class RankView:
     device_name: str = ""
     simulated: bool = False
     share: int = 0
-    """Samples of the global batch in the newest step."""
+    """Samples of the global batch by the plan in force."""
     samples_per_second: float = 0.0
     """Samples of this rank's share over elapsed time."""
     speed: float = 0.0

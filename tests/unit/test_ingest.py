@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import asyncio
+import itertools
+import tracemalloc
+
+from hetero_tui.ingest import Ingest
+from hetero_tui.store import Store
+from remote.runtime import LogLine
+from trainer.events import Hello, Step, encode
+
+
+def lines(*texts: str) -> list[LogLine]:
+    return [LogLine(text, str(number)) for number, text in enumerate(texts)]
+
+
+async def test_events_and_plain_lines_find_their_way() -> None:
+    store = Store()
+    hello = encode(Hello(rank=0, seq=0, time=1.0, host="pc", device="cpu"))
+    step = encode(Step(rank=0, seq=1, time=2.0, step=3, steps_total=9, share=4, global_batch=4, duration=1.0))
+    await Ingest(store).feed("pc", lines(hello, "plain [rank0] \x1b[31mtext", step))
+    assert store.ranks == (0,)
+    assert store.cluster_view().step == 4
+    assert store.log.tail(1)[0].text == "plain [rank0] text"
+
+
+async def test_broken_events_are_counted_and_shown_never_raised() -> None:
+    store = Store()
+    broken = ('{"ht":1,"kind":"step","rank":"zero"}', '{"ht":1,"kind":"nope","rank":0}', '{"ht":1,', '{"ht":[[[[')
+    await Ingest(store).feed("pc", lines(*broken))
+    assert store.broken_events == 4
+    assert store.cluster_view().broken_events == 4
+    assert all("unreadable event" in record.text for record in store.events.tail(4))
+    await Ingest(store).feed("pc", lines(*(broken * 100)))
+    assert store.broken_events == 404
+    assert len(store.events) == 20
+
+
+async def test_a_deeply_nested_line_is_not_a_crash() -> None:
+    store = Store()
+    await Ingest(store).feed("pc", lines('{"ht":' + "[" * 100_000))
+    assert store.broken_events == 1
+
+
+async def test_a_flood_lets_others_run() -> None:
+    store = Store()
+    ticks = itertools.count()
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(other())
+    # A clock that stands still: only the number of lines decides.
+    await Ingest(store, clock=lambda: 0.0).feed("pc", lines(*("line" for _ in range(10_000))))
+    assert turns >= 10_000 // 500
+    before = turns
+    # A clock on which every line takes long: after each line others have a turn.
+    await Ingest(store, clock=lambda: float(next(ticks))).feed("pc", lines(*("line" for _ in range(100))))
+    assert turns - before >= 100
+    task.cancel()
+
+
+async def test_a_flood_stays_within_bounds() -> None:
+    store = Store(log_lines=5_000)
+    ingest = Ingest(store)
+    batch = lines(*(f"line {number} " + "x" * 80 for number in range(5_000)))
+    await ingest.feed("pc", batch)
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for _ in range(19):
+            await ingest.feed("pc", batch)
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert store.log.next == 100_000
+    assert len(store.log) == 5_000
+    assert after - before < 3_000_000
