@@ -105,7 +105,7 @@ _ENGINE: Final = (
         "mount-missing",
         r"bind source path does not exist: (?P<path>[^\n\"]{1,256})",
         "the folder {path} to mount is not on the host",
-        "make it there, or mend data_dir in cluster.toml",
+        "make it there, or mend data_dir or checkpoint_dir in cluster.toml",
     ),
     _entry(
         "mount-denied",
