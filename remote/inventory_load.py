@@ -114,10 +114,11 @@ def _too_deep(data: dict[str, Any]) -> KeyPath:
 def _validated(data: dict[str, Any]) -> tuple[Inventory | None, list[Mistake]]:
     # JSON mode is the one in which strict means "no conversions" and lists are still tuples.
     cleaned, mistakes = _storable(data)
+    told = {mistake.path for mistake in mistakes}
     try:
         return Inventory.model_validate_json(json.dumps(cleaned), strict=True), mistakes
     except ValidationError as error:
-        return None, mistakes + explain(error, data)
+        return None, mistakes + [each for each in explain(error, data) if each.path not in told]
 
 
 def _storable(data: dict[str, Any]) -> tuple[dict[str, Any], list[Mistake]]:

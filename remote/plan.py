@@ -276,7 +276,7 @@ class _Folders:
                 output=OUTPUT_FOLDER,
                 mounts=tuple(mounts),
             )
-        run = run_folder(_home(node), inventory.cluster.name, run_id, node.host.name)
+        run = run_folder(_home(node), run_id, node.host.name)
         return cls(
             python=_expanded(node, node.host.python),
             script=_expanded(node, training.script),
@@ -302,9 +302,12 @@ def _expanded(node: _Node, path: str) -> str:
     return f"{_home(node)}/{path[2:]}" if path.startswith("~/") else path
 
 
-def run_folder(home: str, cluster: str, run_id: str, host: str) -> str:
-    """Return the folder on a host that belongs to one run (runtime ``process``): control messages, log, output."""
-    return f"{home}/.hetero-tui/{cluster}/{run_id}/{host}"
+def run_folder(home: str, run_id: str, host: str) -> str:
+    """Return the folder on a host that belongs to one run (runtime ``process``): control messages, log, output.
+
+    ``remote.process_runtime`` makes it; a host with ``XDG_CACHE_HOME`` set has it there.
+    """
+    return f"{home}/.cache/hetero-tui/runs/{run_id}/{host}"
 
 
 def container_name(cluster: str, run_id: str, host: str) -> str:

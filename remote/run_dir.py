@@ -6,7 +6,7 @@
 ``checks.json``    the checklist's results
 ``cluster.toml``   the inventory as it was
 ``events.jsonl``   every line of every host's log with its position: what replay and reattach read
-``logs/HOST.log``  the same as plain text for people, control characters made harmless
+``logs/HOST.log``  what the ranks said, as plain text for people: no measurements, no control characters
 =================  ====================================================================================
 """
 
@@ -32,6 +32,7 @@ from remote.errors import UserError
 from remote.facts import Facts
 from remote.plan import LaunchPlan
 from remote.runtime import LogLine
+from trainer.events import EVENT_TYPES
 
 PLAN_FILE: Final = "plan.json"
 FACTS_FILE: Final = "facts.json"
@@ -42,6 +43,8 @@ LOG_FOLDER: Final = "logs"
 
 _RUN_ID: Final = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")
 _CONTROL_CHARACTERS: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
+_EVENT: Final = re.compile(r'\{"ht":\d+,"kind":"([a-z]+)"')
+_MEASUREMENTS: Final = frozenset(EVENT_TYPES) - {"output", "notice", "failed"}
 _TAIL_BLOCK: Final = 64 * 1024
 _T = TypeVar("_T")
 
@@ -246,7 +249,7 @@ class RunDir:
         events.write(b"".join(_record(host, line) for line in lines))
         events.flush()
         log = self._logs.get(host) or self._open_log(host)
-        log.write("".join(f"{_readable(line)}\n" for line in lines).encode(errors="backslashreplace"))
+        log.write("".join(f"{each}\n" for line in lines for each in _readable(line)).encode(errors="backslashreplace"))
         log.flush()
 
     def _open_events(self) -> BinaryIO:
@@ -324,23 +327,36 @@ def _stored_line(raw: bytes) -> StoredLine | None:
             return None
 
 
-def _readable(line: LogLine) -> str:
-    """Return what a person reads in the log file. Control characters could take over the terminal of ``cat``."""
-    return _CONTROL_CHARACTERS.sub(lambda found: f"\\x{ord(found[0]):02x}", _spoken(line.text))
+def _readable(line: LogLine) -> list[str]:
+    """Return what a person reads of a line in the log file; nothing for measurements.
+
+    Control characters are spelled out: raw they could take over the terminal of ``cat``.
+    """
+    said = _said(line.text)
+    return [_CONTROL_CHARACTERS.sub(lambda found: f"\\x{ord(found[0]):02x}", each) for each in said]
 
 
-def _spoken(text: str) -> str:
-    if not text.startswith('{"ht":') or '"kind":"output"' not in text:
-        return text
+def _said(text: str) -> list[str]:
+    event = _EVENT.match(text)
+    if event is None:
+        return [text]
+    if event[1] in _MEASUREMENTS:
+        return []
     try:
         record = json.loads(text)
     except (ValueError, RecursionError):
-        return text
+        return [text]
     match record:
-        case {"rank": int(rank), "text": str(spoken)}:
-            return f"[rank {rank}] {spoken}"
+        case {"kind": "output", "rank": int(rank), "text": str(said)}:
+            return [f"[rank {rank}] {said}"]
+        case {"kind": "notice", "rank": int(rank), "level": str(level), "text": str(said)}:
+            return [f"[rank {rank}] {level}: {said}"]
+        case {"kind": "failed", "rank": int(rank), "error": str(error), **rest}:
+            trace = rest.get("traceback")
+            lines = trace.splitlines() if isinstance(trace, str) else []
+            return [f"[rank {rank}] failed: {error}", *(f"[rank {rank}] {each}" for each in lines)]
         case _:
-            return text
+            return [text]
 
 
 def _cut_partial_line(file: BinaryIO) -> None:

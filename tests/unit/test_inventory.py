@@ -214,6 +214,11 @@ def test_a_missing_image_is_an_error_at_lookup() -> None:
             ("", ""),
             "cluster.toml:13: hosts[0].port: the number is out of range",
         ),
+        (
+            "",
+            ('workload = "simple_cnn"', 'workload = "simple_cnn"\nepochs = 0x1ffffffffffffffffffff'),
+            "cluster.toml:9: training.epochs: the number is out of range",
+        ),
         ('user = "a\\u001b[2J"\n', ("", ""), "cluster.toml:13: hosts[0].user: holds control characters"),
     ],
 )

@@ -385,7 +385,7 @@ def test_folders_of_a_process_host() -> None:
     training = Training(workload="simple_cnn", dataset="cifar10", data_dir="~/data", checkpoint_dir="~/check")
     host = _host("a", 1, runtime="process", python="~/venv/bin/python")
     plan = _plan(_inventory(host, training=training), _facts("a", 1, home="/home/ml/")).hosts[0]
-    assert plan.run_folder == f"/home/ml/.hetero-tui/home/{RUN_ID}/a"
+    assert plan.run_folder == f"/home/ml/.cache/hetero-tui/runs/{RUN_ID}/a"
     assert plan.variable("HETERO_CONTROL") == f"{plan.run_folder}/control"
     assert plan.variable("HETERO_OUTPUT") == "/home/ml/check"
     assert plan.argv[0] == "/home/ml/venv/bin/python"

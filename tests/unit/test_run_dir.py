@@ -18,7 +18,7 @@ from remote.facts import EngineSocket, Facts, Gpu
 from remote.plan import HostPlan, LaunchPlan, RankPlan
 from remote.run_dir import RunDir, RunDirError, StoredLine, file_name, new_run_id, write_atomically
 from remote.runtime import LogLine
-from trainer.events import Output, encode
+from trainer.events import Failed, Notice, Output, Step, encode
 
 RUN_ID = "20261123-034500-ab12"
 PLAN = LaunchPlan(
@@ -231,14 +231,31 @@ def test_only_one_instance_appends(run: RunDir) -> None:
 
 
 def test_the_log_file_is_for_people(run: RunDir) -> None:
-    spoken = encode(Output(rank=3, seq=0, text="loss \x1b[31m2.3\x07"))
-    run.append("a", _lines(spoken, "plain \x1b]0;title\x07 text", '{"ht":1,"kind":"output" broken', "a\rb\nc\td\x9b"))
-    assert run.log_path("a").read_text() == (
-        "[rank 3] loss \\x1b[31m2.3\\x07\n"
-        "plain \\x1b]0;title\\x07 text\n"
-        '{"ht":1,"kind":"output" broken\n'
-        "a\\x0db\\x0ac\td\\x9b\n"
+    run.append(
+        "a",
+        _lines(
+            encode(Output(rank=3, text="loss \x1b[31m2.3\x07")),
+            encode(Step(rank=3, step=1)),
+            encode(Notice(rank=0, level="warning", text="slow link")),
+            encode(Failed(rank=1, error="ValueError: x", traceback="Traceback:\n  File\x1b")),
+            "plain \x1b]0;title\x07 text",
+            '{"ht":1,"kind":"output" broken',
+            '{"ht":1,"kind":"unheard"}',
+            "a\rb\nc\td\x9b",
+        ),
     )
+    assert run.log_path("a").read_text().splitlines() == [
+        "[rank 3] loss \\x1b[31m2.3\\x07",
+        "[rank 0] warning: slow link",
+        "[rank 1] failed: ValueError: x",
+        "[rank 1] Traceback:",
+        "[rank 1]   File\\x1b",
+        "plain \\x1b]0;title\\x07 text",
+        '{"ht":1,"kind":"output" broken',
+        '{"ht":1,"kind":"unheard"}',
+        "a\\x0db\\x0ac\td\\x9b",
+    ]
+    assert len(list(run.lines())) == 8
 
 
 @given(st.text())
