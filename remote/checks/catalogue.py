@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from remote.checks import engine, gpu, image, network, reach, resources
+from remote.checks import engine, gpu, image, network, reach, resources, software
 from remote.checks.model import Check
 
 CATALOGUE: tuple[Check, ...] = (
@@ -11,5 +11,6 @@ CATALOGUE: tuple[Check, ...] = (
     *resources.CHECKS,
     *gpu.CHECKS,
     *image.CHECKS,
+    *software.CHECKS,
     *network.CHECKS,
 )

@@ -10,6 +10,7 @@ from remote.checks.devices import image_for
 from remote.checks.model import Finding
 from remote.checks.network_report import NetworkReport, PairMatrix, ProbeTimings
 from remote.checks.shared import Shared
+from remote.checks.software_report import Software
 from remote.errors import RemoteError
 from remote.facts import Facts
 from remote.inventory import Host, Inventory
@@ -96,6 +97,8 @@ class CheckContext:
         self._version: Shared[str, Mapping[str, Any]] = Shared(self._read_version)
         self._images: Shared[str, ImageInfo | None] = Shared(self._read_image)
         self._report: NetworkReport | None = None
+        self.software: dict[str, Software] = {}
+        """What each host's ranks will run on, where that was found out."""
 
     @property
     def host_names(self) -> tuple[str, ...]:
@@ -203,6 +206,11 @@ class CheckContext:
         """
         facts = await self.facts(name)
         return plan_network.choose_interface(self.inventory, self.host(name), facts, self.master_address())
+
+    async def python(self, name: str) -> str:
+        """The Python that runs the ranks of a host with runtime ``process``, with ``~`` expanded."""
+        python = self.host(name).python
+        return f"{(await self.facts(name)).home}/{python[2:]}" if python.startswith("~/") else python
 
     async def image_ref(self, name: str) -> str:
         """The image the host's ranks will run.

@@ -1,8 +1,7 @@
-"""What executes the ranks: a usable Docker Engine, or a Python with torch and the trainer."""
+"""What starts the containers: a usable Docker Engine, and nothing of an earlier run on it."""
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from collections.abc import Mapping
@@ -13,29 +12,9 @@ from remote.checks.context import CheckContext, told
 from remote.checks.model import Check, Finding, Fix, Severity, each_host, fail, ok, skip, unknown, warn
 from remote.errors import EngineError
 from remote.facts import Facts
-from remote.runner import Completed
 
 OLDEST_ENGINE = (20, 10)
 """API 1.41: device requests and the cgroup settings the containers ask for."""
-PYTHON_QUESTION = """
-import json, sys
-said = {"python": sys.version.split()[0], "executable": sys.executable}
-for name in ("torch", "trainer"):
-    try:
-        module = __import__(name)
-        said[name] = str(getattr(module, "__version__", "there"))
-        said[name + "_file"] = str(getattr(module, "__file__", ""))
-    except BaseException as error:
-        said[name + "_error"] = "%s: %s" % (type(error).__name__, error)
-if "torch" in said:
-    import torch
-    said["cuda"] = torch.version.cuda
-    said["mps"] = bool(getattr(torch.backends, "mps", None) and torch.backends.mps.is_available())
-    said["distributed"] = torch.distributed.is_available()
-print("\\nHETERO " + json.dumps(said))
-"""
-"""Imports what the ranks import, in one process, and tells each failure by itself."""
-OLDEST_PYTHON = (3, 10)
 
 
 def engine_version(text: str) -> tuple[int, int]:
@@ -181,72 +160,6 @@ async def _engine_kind(context: CheckContext, name: str) -> Finding:
     return engine_kind_finding(facts, await context.engine_info(name), wants_gpu(context.host(name), facts))
 
 
-def python_finding(facts: Facts, python: str, completed: Completed) -> Finding:
-    """Judge the interpreter that will run the ranks of a process host."""
-    evidence = (
-        f"{python} -c 'import torch, trainer': exit {completed.exit_status}\n{completed.stdout}{completed.stderr}"
-    )
-    line = next((each for each in completed.stdout.splitlines() if each.startswith("HETERO {")), "")
-    quoted = shlex.quote(python)
-    if not line:
-        missing = completed.exit_status in {126, 127}
-        return fail(
-            f"{python} is not there" if missing else f"{python} broke while importing torch and the trainer",
-            evidence,
-            Fix(
-                "make a virtual environment with the trainer and name its Python as `python` of this host",
-                ("python3 -m venv ~/hetero", "~/hetero/bin/pip install 'hetero-tui[trainer]'"),
-                host=facts.host,
-            ),
-        )
-    try:
-        said = json.loads(line.removeprefix("HETERO "))
-    except ValueError:
-        return unknown(f"{python} gave an answer that cannot be read", evidence)
-    version = str(said.get("python", ""))
-    if engine_version(version) < OLDEST_PYTHON:
-        return fail(
-            f"{python} is Python {version}; torch needs {'.'.join(map(str, OLDEST_PYTHON))} or newer",
-            evidence,
-            systems.install(
-                facts,
-                {"debian": "python3.11 python3.11-venv", "fedora": "python3.11", "macos": "python@3.12"},
-                "install a newer Python and make the virtual environment with it",
-            ),
-        )
-    broken = [name for name in ("torch", "trainer") if name not in said]
-    if broken:
-        why = "; ".join(f"{name}: {said.get(f'{name}_error', 'not importable')}" for name in broken)
-        package = "'hetero-tui[trainer]'" if "torch" in broken else "hetero-tui"
-        return fail(
-            f"{python} cannot import {' and '.join(broken)}: {why}",
-            evidence,
-            Fix("install what is missing into that Python", (f"{quoted} -m pip install {package}",), host=facts.host),
-        )
-    if said.get("distributed") is False:
-        return fail(
-            "this build of torch has no torch.distributed",
-            evidence,
-            Fix("install torch from PyPI", (f"{quoted} -m pip install --force-reinstall torch",), host=facts.host),
-        )
-    if facts.gpus and not said.get("cuda"):
-        return warn(
-            f"torch {said['torch']} knows no CUDA, though the host has {facts.gpus[0].name}",
-            evidence,
-            Fix("install torch with CUDA", (f"{quoted} -m pip install --force-reinstall torch",), host=facts.host),
-        )
-    return ok(f"Python {version}, torch {said['torch']}", evidence)
-
-
-async def _python(context: CheckContext, name: str) -> Finding:
-    host = context.host(name)
-    if host.runtime != "process":
-        return skip("the image brings its own Python")
-    command = f"exec {shlex.quote(host.python)} -"
-    completed = await context.runner(name).run(command, input=PYTHON_QUESTION.encode(), timeout=90.0)
-    return python_finding(await context.facts(name), host.python, completed)
-
-
 async def _stale_runs(context: CheckContext, name: str) -> Finding:
     try:
         runs = await context.runs(name)
@@ -288,19 +201,6 @@ ENGINE_KIND = Check(
     probe=each_host(_engine_kind),
     needs=("engine",),
 )
-PYTHON = Check(
-    id="python",
-    title="Python, torch and trainer",
-    codes=("PF-57",),
-    severity=Severity.BLOCKS,
-    scope="host",
-    question="Where runtime is `process`: does `python` of the host import torch and the trainer? It really imports "
-    "them, as the ranks will.",
-    remedy="`pip install 'hetero-tui[trainer]'` into a virtual environment, named as `python` in cluster.toml.",
-    probe=each_host(_python),
-    needs=("system",),
-    deadline=120.0,
-)
 STALE_RUNS = Check(
     id="stale-runs",
     title="No earlier run alive",
@@ -314,4 +214,4 @@ STALE_RUNS = Check(
     after=("engine",),
     deadline=30.0,
 )
-CHECKS = (ENGINE, ENGINE_KIND, PYTHON, STALE_RUNS)
+CHECKS = (ENGINE, ENGINE_KIND, STALE_RUNS)

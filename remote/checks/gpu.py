@@ -9,8 +9,10 @@ from remote.checks import systems
 from remote.checks.context import CheckContext
 from remote.checks.devices import wants_gpu
 from remote.checks.model import Check, Finding, Fix, Severity, each_host, fail, ok, skip, warn
+from remote.errors import PlanError
 from remote.facts import Facts
 from remote.inventory import Host
+from remote.plan_devices import choose_devices
 
 
 def gpu_finding(host: Host, facts: Facts) -> Finding:
@@ -32,17 +34,11 @@ def gpu_finding(host: Host, facts: Facts) -> Finding:
         return skip("the ranks of this host run on the CPU")
     if not facts.gpus:
         return fail("GPUs are asked for and none is there", evidence, _driver_fix(facts))
-    known = {str(gpu.index) for gpu in facts.gpus} | {gpu.uuid for gpu in facts.gpus}
-    asked = () if isinstance(host.devices, str) else tuple(str(device) for device in host.devices)
-    absent = [device for device in asked if device not in known]
-    if absent:
-        return fail(
-            f"no GPU {', '.join(absent)}; there are {', '.join(str(gpu.index) for gpu in facts.gpus)}",
-            evidence,
-            Fix("correct devices of this host in cluster.toml", ("nvidia-smi -L",), host=facts.host),
-        )
-    count = len(asked) or len(facts.gpus)
-    return ok(f"{count} × {facts.gpus[0].name}, driver {facts.gpus[0].driver}", evidence)
+    try:
+        chosen = choose_devices(host, facts).gpus
+    except PlanError as error:
+        return fail(error.message, evidence, Fix(error.next_step, ("nvidia-smi -L",), host=facts.host))
+    return ok(f"{len(chosen)} × {chosen[0].name}, driver {chosen[0].driver}", evidence)
 
 
 def _driver_fix(facts: Facts) -> Fix:

@@ -142,7 +142,7 @@ async def find_place(context: CheckContext, name: str) -> Place:
         )
     interface = await _interface(context, name)
     if host.runtime == "process":
-        return Place(name, "host", address, interface, python=host.python)
+        return Place(name, "host", address, interface, python=await context.python(name))
     try:
         if await context.image(name) is not None:
             return Place(name, "container", address, interface, image=await context.image_ref(name))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from remote.checks.engine import engine_finding, engine_kind_finding, no_engine_finding, python_finding
+from remote.checks.engine import engine_finding, engine_kind_finding, no_engine_finding
 from remote.checks.gpu import gpu_finding, toolkit_finding
 from remote.checks.image import image_finding, same_image_finding
 from remote.checks.model import Finding, Verdict
@@ -25,7 +25,6 @@ from remote.engine import ImageInfo
 from remote.errors import ConnectError, EngineError, HostKeyChanged, HostKeyUnknown, HostUnreachable, LoginRefused
 from remote.facts import EngineSocket, Facts, Gpu
 from remote.inventory import Cluster, Host, Image, Inventory
-from remote.runner import Completed
 
 LINUX = Facts(
     host="pc1",
@@ -202,55 +201,6 @@ def test_kinds_of_engine(info: dict[str, Any], wants_gpu: bool, verdict: Verdict
     assert engine_kind_finding(LINUX, info, wants_gpu=wants_gpu).verdict is verdict
 
 
-def completed(stdout: str = "", status: int = 0, stderr: str = "") -> Completed:
-    return Completed("pc1", "python -", status, stdout, stderr)
-
-
-@pytest.mark.parametrize(
-    ("outcome", "gpus", "verdict", "words"),
-    [
-        (
-            completed('HETERO {"python": "3.12.1", "torch": "2.13", "trainer": "1", "cuda": null}'),
-            (),
-            Verdict.OK,
-            "2.13",
-        ),
-        (
-            completed('noise\nHETERO {"python": "3.12.1", "torch": "2.13", "trainer": "1", "cuda": null}'),
-            (GPU,),
-            Verdict.WARN,
-            "no CUDA",
-        ),
-        (
-            completed('HETERO {"python": "3.12.1", "trainer": "1", "torch_error": "ImportError: libcudart"}'),
-            (),
-            Verdict.FAIL,
-            "libcudart",
-        ),
-        (
-            completed('HETERO {"python": "3.12.1", "torch": "2.13", "trainer_error": "No module named trainer"}'),
-            (),
-            Verdict.FAIL,
-            "cannot import trainer",
-        ),
-        (completed('HETERO {"python": "3.8.10", "torch": "2.0", "trainer": "1"}'), (), Verdict.FAIL, "3.8.10"),
-        (
-            completed('HETERO {"python": "3.12.1", "torch": "2.13", "trainer": "1", "distributed": false}'),
-            (),
-            Verdict.FAIL,
-            "torch.distributed",
-        ),
-        (completed(status=127, stderr="python: not found"), (), Verdict.FAIL, "is not there"),
-        (completed(status=139), (), Verdict.FAIL, "broke"),
-        (completed("HETERO {broken"), (), Verdict.UNKNOWN, "cannot be read"),
-    ],
-)
-def test_pythons(outcome: Completed, gpus: tuple[Gpu, ...], verdict: Verdict, words: str) -> None:
-    finding = python_finding(replace(LINUX, gpus=gpus), "/home/ada/venv/bin/python", outcome)
-    assert finding.verdict is verdict
-    assert words in finding.reason
-
-
 @pytest.mark.parametrize(
     ("free", "runtime", "present", "verdict"),
     [
@@ -299,7 +249,7 @@ def test_memory(total: int, available: int, engine_total: int, verdict: Verdict)
         ("auto", (), "nvidia-smi exited 9: NVML", Verdict.FAIL, "NVML"),
         ("auto", (), "Failed to initialize NVML: Driver/library version mismatch", Verdict.FAIL, "upgraded"),
         ((0,), (), "", Verdict.FAIL, "none is there"),
-        ((0, 3), (GPU,), "", Verdict.FAIL, "no GPU 3"),
+        ((0, 3), (GPU,), "", Verdict.FAIL, "GPU 3 is not there"),
         (("GPU-1",), (GPU,), "", Verdict.OK, "RTX"),
     ],
 )
