@@ -6,15 +6,14 @@ That is ``AllowStreamLocalForwarding no``, and Windows, whose SSH server forward
 
 from __future__ import annotations
 
+import asyncio
 import shlex
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass, field
 
 import asyncssh
 
 from remote.errors import EngineError
-from remote.ssh_login import Login
+from remote.ssh_command import STDERR_TAIL, Command
 
 EXTRA_PATH = "/usr/local/bin:/opt/homebrew/bin:/snap/bin:$HOME/.docker/bin:$HOME/.rd/bin:$HOME/.orbstack/bin"
 """Where the docker CLI may be though a non-interactive SSH session's PATH lacks it (macOS: /usr/bin:/bin only)."""
@@ -25,56 +24,55 @@ def dial_stdio_command(path: str) -> str:
     return f'PATH="$PATH:{EXTRA_PATH}" exec docker -H unix://{shlex.quote(path)} system dial-stdio'
 
 
-@dataclass(slots=True)
 class DialStdio:
     """A ``ByteStream`` over the standard input and output of one ``docker system dial-stdio``."""
 
-    login: Login
-    process: asyncssh.SSHClientProcess[bytes]
-    _release: Callable[[], None]
-    _received: bool = False
-    _closed: bool = field(default=False)
+    def __init__(self, command: Command, release: Callable[[], None]) -> None:
+        """Take over a started command; ``release`` is called once it has ended."""
+        self._command = command
+        self._release = release
+        self._errors = asyncio.create_task(command.collect_stderr(STDERR_TAIL))
+        self._received = False
+        self._closed = False
 
     async def read(self, limit: int) -> bytes:
-        try:
-            data = await self.process.stdout.read(limit)
-        except (asyncssh.Error, OSError) as error:
-            raise self.login.dropped("reading from the Docker Engine") from error
+        data = await self._command.read(limit)
         if data:
             self._received = True
             return data
         if self._closed:
             return b""
-        if self.login.connection.is_closed():
-            raise self.login.dropped("reading from the Docker Engine")
+        if self._command.login.connection.is_closed():
+            raise self._command.dropped()
         if not self._received:
-            said = (await self.process.stderr.read()).decode("utf-8", "replace").strip()
+            await self._errors
+            said = self._command.stderr.decode("utf-8", "replace").strip()
             raise EngineError(
                 f"sshd forwards no sockets, and `docker system dial-stdio` failed too: {said[-400:] or 'no message'}",
-                host=self.login.target.label,
+                host=self._command.login.target.label,
                 next_step="set AllowStreamLocalForwarding yes in the host's sshd_config, or install the docker CLI",
             )
         return b""
 
     async def write(self, data: bytes) -> None:
         try:
-            self.process.stdin.write(data)
-            await self.process.stdin.drain()
+            self._command.process.stdin.write(data)
+            await self._command.process.stdin.drain()
         except (asyncssh.Error, OSError) as error:
-            if self.login.connection.is_closed():
-                raise self.login.dropped("writing to the Docker Engine") from error
+            if self._command.login.connection.is_closed():
+                raise self._command.dropped() from error
             if not self._received:
                 await self.read(1)  # the command has ended: its own words are the better error
-            raise EngineError("the Docker Engine closed the connection", host=self.login.target.label) from error
+            raise EngineError(
+                "the Docker Engine closed the connection", host=self._command.login.target.label
+            ) from error
 
     async def close(self) -> None:
         if self._closed:
             return
         self._closed = True
         try:
-            with suppress(OSError):
-                self.process.terminate()
-            self.process.close()
-            await self.process.wait_closed()
+            await self._command.end("TERM")
         finally:
+            self._errors.cancel()
             self._release()

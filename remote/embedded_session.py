@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shlex
 import signal
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -17,6 +16,8 @@ from pathlib import Path
 from typing import cast
 
 import asyncssh
+
+from remote.ssh_command import inner_command
 
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
 
@@ -141,7 +142,7 @@ class CommandSession(asyncssh.SSHServerSession[bytes]):
             self._process.end_input()
         elif self._commands.respond is not None and not self._answered:
             self._answered = True
-            self._play(self._commands.respond(_unwrapped(self._command), bytes(self._input)))
+            self._play(self._commands.respond(inner_command(self._command), bytes(self._input)))
         return True
 
     def signal_received(self, signal: str) -> None:
@@ -297,12 +298,3 @@ class _Process(asyncio.SubprocessProtocol):
     def _pipe(self, fd: int) -> asyncio.BaseTransport | None:
         assert self._transport is not None
         return self._transport.get_pipe_transport(fd)
-
-
-def _unwrapped(command: str) -> str:
-    """Return the command as the ``Runner`` was given it, without the shell that ``SshRunner`` puts around it."""
-    prefix = "exec /bin/sh -c "
-    if not command.startswith(prefix):
-        return command
-    words = shlex.split(command[len(prefix) :])
-    return words[0] if len(words) == 1 else command

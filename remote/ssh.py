@@ -7,7 +7,7 @@ import posixpath
 import shlex
 import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from remote.errors import CommandFailed, EngineError
 from remote.inventory import Host
 from remote.known_hosts import KnownHosts, accept_host_key
 from remote.runner import ByteStream, Completed
+from remote.ssh_command import CHUNK, STDERR_TAIL, Command, posix_command_line
 from remote.ssh_login import JumpConnections, Login, Target, log_in
 
 __all__ = ["JumpConnections", "KnownHosts", "SshRunner", "accept_host_key", "connect"]
@@ -26,8 +27,7 @@ MAX_SESSIONS = 8
 """Commands at a time on one connection. sshd's ``MaxSessions`` is 10; two are left for a person's own use of it."""
 MAX_OUTPUT = 64 * 1024 * 1024
 """Bytes of output ``run`` keeps: more is a runaway or hostile command."""
-CHUNK = 64 * 1024
-STDERR_TAIL = 8 * 1024
+STDERR_KEPT = 1024 * 1024
 
 _SOCKET_PROBE = """
 [ -e "$1" ] || { echo missing; exit 0; }
@@ -120,7 +120,7 @@ class SshRunner:
         await self.login.connection.wait_closed()
 
     async def run(self, command: str, *, input: bytes = b"", timeout: float | None = 30.0) -> Completed:
-        status, stdout, stderr = await self._execute(_posix(command), command, input, timeout, MAX_OUTPUT)
+        status, stdout, stderr = await self._execute(posix_command_line(command), command, input, timeout, MAX_OUTPUT)
         return _completed(self.host, command, status, stdout, stderr)
 
     async def run_in_login_shell(self, command: str, *, input: bytes = b"", timeout: float | None = 30.0) -> Completed:
@@ -135,20 +135,19 @@ class SshRunner:
 
     async def stream(self, command: str) -> AsyncGenerator[bytes, None]:
         async with self._sessions:
-            process = await self._start(_posix(command), command)
-            tail = asyncio.create_task(_tail(process.stderr))
+            running = await Command.start(self.login, posix_command_line(command), command)
+            errors = asyncio.create_task(running.collect_stderr(STDERR_TAIL))
             try:
-                process.stdin.write_eof()
-                while chunk := await self._read(process, command):
+                running.process.stdin.write_eof()
+                while chunk := await running.read():
                     yield chunk
-                stderr = await tail
-                await process.wait_closed()
-                status = self._status(process, command)
+                await errors
+                status = await running.status()
             finally:
-                tail.cancel()
-                await _end(process, "TERM")
+                errors.cancel()
+                await running.end("TERM")
         if status != 0:
-            _completed(self.host, command, status, b"", stderr).check()
+            _completed(self.host, command, status, b"", running.stderr).check()
 
     async def put(self, data: bytes, path: str, *, mode: int = 0o600) -> None:
         folder, temporary = posixpath.dirname(path), f"{path}.part"
@@ -156,7 +155,9 @@ class SshRunner:
             f"umask 077 && mkdir -p {shlex.quote(folder)} && cat > {shlex.quote(temporary)}"
             f" && chmod {mode:04o} {shlex.quote(temporary)} && mv -f {shlex.quote(temporary)} {shlex.quote(path)}"
         )
-        status, stdout, stderr = await self._execute(_posix(script), f"write {path}", data, None, STDERR_TAIL)
+        status, stdout, stderr = await self._execute(
+            posix_command_line(script), f"write {path}", data, None, STDERR_TAIL
+        )
         if status != 0:
             raise CommandFailed(
                 f"writing {path} failed: {_said(stdout, stderr)}",
@@ -166,7 +167,7 @@ class SshRunner:
 
     async def get(self, path: str) -> bytes:
         status, stdout, stderr = await self._execute(
-            _posix(f"cat -- {shlex.quote(path)}"), f"read {path}", b"", None, None
+            posix_command_line(f"cat -- {shlex.quote(path)}"), f"read {path}", b"", None, None
         )
         if status != 0:
             raise CommandFailed(f"reading {path} failed: {_said(b'', stderr)}", host=self.host)
@@ -211,69 +212,22 @@ class SshRunner:
         await self.login.connection.wait_closed()
         await self._own_jumps.close()
 
-    async def _start(self, command: str, shown: str) -> asyncssh.SSHClientProcess[bytes]:
-        try:
-            return await self.login.connection.create_process(command, encoding=None)
-        except (asyncssh.Error, OSError) as error:
-            if not self.is_connected:
-                raise self.login.dropped(f"starting `{shown[:80]}`") from error
-            raise CommandFailed(
-                f"the SSH server opened no session for `{shown[:80]}`: {error}",
-                host=self.host,
-                next_step="too many sessions on this connection (MaxSessions), or the account has no shell",
-            ) from error
-
     async def _execute(
-        self, command: str, shown: str, data: bytes, timeout: float | None, limit: int | None
+        self, command_line: str, shown: str, data: bytes, timeout: float | None, limit: int | None
     ) -> tuple[int, bytes, bytes]:
         try:
             async with asyncio.timeout(timeout), self._sessions:
-                process = await self._start(command, shown)
+                running = await Command.start(self.login, command_line, shown)
                 try:
-                    stdout, stderr, _ = await asyncio.gather(
-                        self._collect(process, process.stdout, shown, limit),
-                        self._collect(process, process.stderr, shown, limit),
-                        _feed(process, data),
+                    stdout, _, _ = await asyncio.gather(
+                        running.collect(limit), running.collect_stderr(STDERR_KEPT), running.feed(data)
                     )
-                    await process.wait_closed()
-                    return self._status(process, shown), stdout, stderr
+                    return await running.status(), stdout, running.stderr
                 finally:
-                    await _end(process, "KILL")
+                    await running.end("KILL")
         except TimeoutError as error:
             message = f"{self.host}: `{shown[:200]}` did not end within {timeout:g} s"
             raise TimeoutError(message) from error
-
-    async def _collect(
-        self,
-        process: asyncssh.SSHClientProcess[bytes],
-        reader: asyncssh.SSHReader[bytes],
-        command: str,
-        limit: int | None,
-    ) -> bytes:
-        collected = bytearray()
-        while chunk := await self._read(process, command, reader):
-            collected += chunk
-            if limit is not None and len(collected) > limit:
-                raise CommandFailed(f"`{command[:200]}` wrote more than {limit} bytes and was stopped", host=self.host)
-        return bytes(collected)
-
-    async def _read(
-        self,
-        process: asyncssh.SSHClientProcess[bytes],
-        command: str,
-        reader: asyncssh.SSHReader[bytes] | None = None,
-    ) -> bytes:
-        try:
-            return await (reader or process.stdout).read(CHUNK)
-        except (asyncssh.Error, OSError) as error:
-            raise self.login.dropped(f"`{command[:80]}` ran") from error
-
-    def _status(self, process: asyncssh.SSHClientProcess[bytes], command: str) -> int:
-        if process.exit_status is not None and process.exit_status >= 0:
-            return process.exit_status
-        if process.exit_signal is not None:
-            return 128 + abs(process.returncode or 0)
-        raise self.login.dropped(f"`{command[:80]}` ran")
 
     async def _explain_refusal(self, path: str, error: Exception) -> None:
         """Find out why a socket could not be opened. Returns only when the host forwards no sockets at all."""
@@ -312,9 +266,10 @@ class SshRunner:
     async def _dial_stdio(self, path: str) -> ByteStream:
         await self._sessions.acquire()
         try:
-            command = dial_stdio_command(path)
-            process = await self._start(_posix(command), "docker system dial-stdio")
-            return DialStdio(self.login, process, self._sessions.release)
+            command = posix_command_line(dial_stdio_command(path))
+            return DialStdio(
+                await Command.start(self.login, command, "docker system dial-stdio"), self._sessions.release
+            )
         except BaseException:
             self._sessions.release()
             raise
@@ -399,11 +354,6 @@ async def _relay(runner: SshRunner, path: str, local: Path) -> AsyncIterator[Non
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _posix(command: str) -> str:
-    """Return a command line that runs ``command`` in a POSIX sh whatever the account's login shell is (fish, csh)."""
-    return command if command.startswith("exec /bin/sh ") else f"exec /bin/sh -c {shlex.quote(command)}"
-
-
 def _completed(host: str, command: str, status: int, stdout: bytes, stderr: bytes) -> Completed:
     return Completed(host, command, status, stdout.decode("utf-8", "replace"), stderr.decode("utf-8", "replace"))
 
@@ -411,31 +361,3 @@ def _completed(host: str, command: str, status: int, stdout: bytes, stderr: byte
 def _said(stdout: bytes, stderr: bytes) -> str:
     text = (stderr.strip() or stdout.strip() or b"nothing").decode("utf-8", "replace")
     return text.splitlines()[-1][:400]
-
-
-async def _feed(process: asyncssh.SSHClientProcess[bytes], data: bytes) -> None:
-    # A command may end without reading its input; its exit status tells more than the broken pipe.
-    with suppress(OSError, asyncssh.Error):
-        view = memoryview(data)
-        for start in range(0, len(view), CHUNK):
-            process.stdin.write(bytes(view[start : start + CHUNK]))
-            await process.stdin.drain()
-        process.stdin.write_eof()
-
-
-async def _tail(reader: asyncssh.SSHReader[bytes]) -> bytes:
-    """Read to the end so that the command never blocks on its stderr; keep the last part for the error message."""
-    tail = b""
-    with suppress(OSError, asyncssh.Error):
-        while chunk := await reader.read(CHUNK):
-            tail = (tail + chunk)[-STDERR_TAIL:]
-    return tail
-
-
-async def _end(process: asyncssh.SSHClientProcess[bytes], signal: str) -> None:
-    """Close the channel; signal the command first when it still runs, for sshd lets it live on otherwise."""
-    if process.returncode is None:
-        with suppress(OSError):
-            process.send_signal(signal)
-    process.close()
-    await process.wait_closed()
