@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from tests.rig.hosts import Rig
@@ -16,14 +17,13 @@ def _table(header: str, values: dict[str, TomlValue]) -> str:
     return f"{header}\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())
 
 
-def cluster_toml(rig: Rig, *, user: str = LOGIN_USER, name: str = "rig", **training: TomlValue) -> str:
+def cluster_toml(rig: Rig, training: Mapping[str, TomlValue] | None = None, *, user: str = LOGIN_USER) -> str:
     """Return an inventory of all hosts of the rig that trains a built-in workload in the rig's image.
 
     Args:
         rig: A running rig that has an image.
+        training: Keys of the table ``training``, over small defaults.
         user: Account to log in with.
-        name: Name of the cluster.
-        **training: Keys of the table ``training``, over small defaults.
     """
     small: dict[str, TomlValue] = {
         "workload": "simple_cnn",
@@ -33,9 +33,9 @@ def cluster_toml(rig: Rig, *, user: str = LOGIN_USER, name: str = "rig", **train
         "checkpoint_every": 0,
     }
     tables = [
-        _table("[cluster]", {"name": name}),
+        _table("[cluster]", {"name": "rig"}),
         _table("[image]", {"ref": rig.image}),
-        _table("[training]", small | training),
+        _table("[training]", small | dict(training or {})),
         # Each host sees all the cores of the one machine they share.
         _table("[training.env]", {"OMP_NUM_THREADS": "1"}),
     ]
