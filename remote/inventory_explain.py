@@ -126,6 +126,10 @@ def _mistake(error: ErrorDetails, data: Mapping[str, Any]) -> Mistake:
             return Mistake(path, f"{shown(value)} is not a usable number")
         case "value_error":
             return Mistake(path, f"{shown(value)}: {context.get('error', 'wrong')}")
+        case "tuple_type" if path == ("hosts",) and isinstance(value, dict):
+            return Mistake(path, "every host is one item of a list: write [[hosts]] with double brackets")
+        case "model_type" | "model_attributes_type" if len(path) == 1 and isinstance(value, list):
+            return Mistake(path, f"there is only one: write [{path[0]}] with single brackets")
         case kind if kind in _EXPECTED:
             return Mistake(path, _wrong_kind(value, _EXPECTED[kind]))
         case kind if kind in _COMPARISONS:

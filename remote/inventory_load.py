@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any, Final
 
@@ -82,7 +83,10 @@ def _parsed(text: str, file: str) -> dict[str, Any]:
         data = tomli.loads(text)
     except tomli.TOMLDecodeError as error:
         message = without_secrets(_printable(error.msg))
-        raise InventoryError(f"{file}:{error.lineno}: not valid TOML: {message} (column {error.colno})") from None
+        raise InventoryError(
+            f"{file}:{error.lineno}: not valid TOML: {message} (column {error.colno})",
+            next_step=_toml_hint(text, error),
+        ) from None
     except UnicodeEncodeError as error:
         line = text.count("\n", 0, error.start) + 1
         raise InventoryError(f"{file}:{line}: not UTF-8", next_step="save the file as UTF-8 in your editor") from None
@@ -95,6 +99,16 @@ def _parsed(text: str, file: str) -> dict[str, Any]:
         line = line_of(index_lines(text), deep)
         raise InventoryError(f"{file}:{line}: nested too deeply; this is no cluster.toml", next_step=_START_HERE)
     return data
+
+
+def _toml_hint(text: str, error: tomli.TOMLDecodeError) -> str:
+    """Return the way out of the slips people make most."""
+    if not error.msg.startswith("Invalid value"):
+        return ""
+    rest = text[error.pos :]
+    if re.match(r"(?i)(?:true|false)\b", rest):
+        return "write true or false in small letters"
+    return "text must stand in quotes" if re.match(r"[A-Za-z~/.]|\d+\.\d+\.", rest) else ""
 
 
 def _too_deep(data: dict[str, Any]) -> KeyPath:

@@ -185,10 +185,10 @@ class Host(Model):
     @property
     def is_loopback(self) -> bool:
         """Whether the address only means something on the machine this program runs on."""
-        if self.is_local or self.address == "localhost":
+        if self.is_local or self.ssh_address == "localhost":
             return True
         try:
-            return ipaddress.ip_address(self.address).is_loopback
+            return ipaddress.ip_address(self.ssh_address).is_loopback
         except ValueError:
             return False
 
@@ -197,10 +197,15 @@ class Inventory(Model):
     """The whole file."""
 
     cluster: Cluster
+    """Name, master and rendezvous of the job."""
     image: Image = Image()
+    """Which container image runs where; not needed when every host has runtime ``process``."""
     training: Training = Training()
+    """Model or script, data, batch, and how the batch is shared out."""
     network: Network = Network()
+    """Interface and ports of the ranks."""
     hosts: Annotated[tuple[Host, ...], Field(min_length=1)]
+    """The machines, one ``[[hosts]]`` each; the first is the master unless ``cluster.master`` names another."""
 
     @property
     def master(self) -> Host:

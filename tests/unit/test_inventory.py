@@ -392,6 +392,27 @@ def test_what_is_not_toml_is_told_with_its_line(text: str, says: str) -> None:
     assert _told(text)[0].startswith(says)
 
 
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ("name = tower", "text must stand in quotes"),
+        ("address = 192.168.1.1", ""),
+        ("identity_file = ~/.ssh/id", "text must stand in quotes"),
+        ("elastic = True", "write true or false in small letters"),
+        ("name = ", ""),
+    ],
+)
+def test_the_commonest_slips_get_a_hint(line: str, hint: str) -> None:
+    told = _told(f"[cluster]\n{line}\n")
+    assert told[0].startswith("cluster.toml:2: not valid TOML: ")
+    assert told[1:] == ([f"  → {hint}"] if hint else [])
+
+
+def test_brackets_that_are_single_or_double_by_mistake() -> None:
+    assert _mistake("", replace=("[[hosts]]", "[hosts]")).endswith("write [[hosts]] with double brackets")
+    assert _mistake("", replace=("[image]", "[[image]]")).endswith("write [image] with single brackets")
+
+
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(InventoryError, match="no such file"):
         load_inventory(tmp_path / "cluster.toml")
