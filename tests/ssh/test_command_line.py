@@ -130,7 +130,8 @@ async def test_up_trains_balanced_and_the_loss_falls(command_line: CommandLine) 
     answer = await command_line.run("up", "--json")
     assert answer.code == 0, answer.err
     result = answer.document
-    assert result["state"] == "finished" and result["simulated"]
+    assert result["state"] == "finished"
+    assert result["simulated"]
     assert result["steps"] == 20
     assert result["loss"] < result["first_loss"]
     assert result["lost_lines"] == 0
@@ -183,4 +184,5 @@ async def test_logs_tell_rank_and_host_of_every_line(command_line: CommandLine) 
     answer = await command_line.run("logs", "--follow", "--rank", "1")
     assert answer.code == 0, answer.err
     lines = answer.out.splitlines()
-    assert lines and all(line.startswith("[rank 1 middle] ") for line in lines)
+    assert lines
+    assert all(line.startswith("[rank 1 middle] ") for line in lines)

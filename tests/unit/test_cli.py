@@ -62,8 +62,10 @@ def test_all_mistakes_of_the_file_are_told_at_once(tmp_path: Path, command: list
     cluster.write_text('[cluster]\nname = "x"\nbackend = "glo"\n[[hosts]]\nname = "a"\nruntme = "process"\n')
     answer = hetero_tui(*command, str(cluster))
     assert answer.returncode == 2
-    assert ":3:" in answer.stderr and "gloo" in answer.stderr
-    assert ":6:" in answer.stderr and "runtime" in answer.stderr
+    assert ":3:" in answer.stderr
+    assert "gloo" in answer.stderr
+    assert ":6:" in answer.stderr
+    assert "runtime" in answer.stderr
     assert "Traceback" not in answer.stderr
 
 
