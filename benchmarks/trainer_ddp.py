@@ -60,7 +60,7 @@ def measure(quotas: Sequence[CpuQuota], global_batch: int, steps: int) -> float:
         for process in processes:
             process.kill()
             process.wait()
-    durations = json.loads(answers[0])[WARM_UP_STEPS:]
+    durations: list[float] = json.loads(answers[0])[WARM_UP_STEPS:]
     return global_batch * len(durations) / sum(durations)
 
 

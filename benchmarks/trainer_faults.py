@@ -1,0 +1,158 @@
+"""What losing a rank costs, how soon it is back, and what being able to lose one costs."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from statistics import median
+from typing import Final
+
+from benchmarks import trainer_network
+from benchmarks.report import Figure, Options, at_most, skipped
+from benchmarks.trainer_balance import command_line
+from benchmarks.trainer_cluster import TrainerRun
+from benchmarks.trainer_network import Network
+from trainer.events import Step
+
+RANKS: Final = 3
+SPEED: Final = 400.0
+"""Simulated samples/s of each rank: steps of 100 ms that need little of the processor."""
+BATCH: Final = 120
+LOST: Final = 2
+FIRST_STRIKE: Final = 60
+"""Step of the first fault: an agent does not bring back a rank that dies in its first seconds."""
+
+OVERHEAD: Final = "elastic_overhead_100ms"
+KILLED, STOPPED, UNPLUGGED, REJOINED = "pause_kill_s", "pause_stop_s", "pause_link_s", "rejoin_s"
+
+
+def figures(options: Options) -> Iterator[Figure]:
+    """Measure everything about lost ranks."""
+    if options.wants(OVERHEAD):
+        yield _overhead(options)
+    if options.wants(KILLED, REJOINED):
+        yield from _killed(options)
+    if options.wants(STOPPED):
+        yield _stopped(options)
+    if options.wants(UNPLUGGED):
+        reason = trainer_network.unavailable()
+        yield skipped(UNPLUGGED, reason, "s") if reason else _unplugged(options)
+
+
+def _options(*more: str) -> list[str]:
+    return command_line(BATCH, "static", *more)
+
+
+def _repeats(options: Options) -> int:
+    return 1 if options.quick else 5
+
+
+def _overhead(options: Options) -> Figure:
+    """Train with and without elasticity at the same time, so both see the same machine."""
+    steps = 15 if options.quick else 300
+    speeds = [SPEED] * RANKS
+    with (
+        TrainerRun(RANKS, _options("--elastic"), speeds=speeds) as elastic,
+        TrainerRun(RANKS, _options("--no-elastic"), speeds=speeds) as plain,
+    ):
+        runs = (elastic, plain)
+        for run in runs:
+            run.go()
+        for run in runs:
+            run.wait_for_step(4)
+        begins = [run.newest_step() + 1 for run in runs]
+        for run, begin in zip(runs, begins, strict=True):
+            run.wait_for_step(begin + steps - 1)
+        with_it, without = (
+            median(event.duration for event in run.of(Step, 0) if begin <= event.step < begin + steps)
+            for run, begin in zip(runs, begins, strict=True)
+        )
+        for run in runs:
+            run.stop()
+    anchor = f"{1000 * without:.1f} ms a step with --no-elastic, at the same time"
+    return at_most(OVERHEAD, with_it / without - 1, 0.03, "x", anchor=anchor)
+
+
+def pause_around(ends: Sequence[float], struck: float, usual: float) -> float:
+    """Return how long a survivor stood still: the longest gap between two ends of steps, less one usual step.
+
+    Args:
+        ends: When each step of the survivor ended, rising.
+        struck: When the fault happened, on the same clock. A step that began before may still end after it.
+        usual: Seconds of a step of the smaller group.
+    """
+    gaps = [later - earlier for earlier, later in pairwise(ends) if later > struck]
+    return max(0.0, max(gaps) - usual)
+
+
+def _strike(run: TrainerRun, step: int, fault: Callable[[], float]) -> tuple[float, float]:
+    """Let a fault happen after a step; return when it did and how long rank 0 stood still."""
+    run.wait_for_step(step)
+    struck = fault()
+    run.wait_for(lambda: sum(event.time > struck for event in run.of(Step, 0)) >= 6, "steps after the fault", 60)
+    steps = run.of(Step, 0)
+    usual = median(event.duration for event in steps[-3:])
+    return struck, pause_around([event.time for event in steps], struck, usual)
+
+
+def _killed(options: Options) -> Iterator[Figure]:
+    """Kill a rank: the others go on, and its agent brings it back."""
+    pauses, returns = [], []
+    for repeat in range(_repeats(options)):
+        with TrainerRun(RANKS, _options("--elastic"), speeds=[SPEED] * RANKS) as run:
+            run.go()
+            struck, pause = _strike(run, FIRST_STRIKE + repeat, lambda run=run: run.kill(LOST, signal.SIGKILL))  # type: ignore[misc]
+            pauses.append(pause)
+            if options.wants(REJOINED):
+                returns.append(_time_to_return(run, struck))
+            run.stop()
+    note = f"{len(pauses)} runs, longest"
+    if options.wants(KILLED):
+        yield at_most(KILLED, median(pauses), 0.2, anchor="SIGKILL to one of three", note=f"{note} {max(pauses):.3f} s")
+    if returns:
+        anchor = "SIGKILL to the first step of the same rank again"
+        yield at_most(REJOINED, median(returns), 6.0, anchor=anchor, note=f"{note} {max(returns):.1f} s")
+
+
+def _time_to_return(run: TrainerRun, struck: float) -> float:
+    """Return the seconds until the killed rank begins its first step of its second life."""
+
+    def steps() -> list[Step]:
+        # A step that ended at the very moment of the kill can be told a little later, but no second one.
+        return [event for event in run.of(Step, LOST) if event.time > struck + event.duration]
+
+    run.wait_for(lambda: bool(steps()), "the killed rank's first step after its return", 120)
+    first = steps()[0]
+    return first.time - first.duration - struck
+
+
+def _stopped(options: Options) -> Figure:
+    """Stop a rank's process: its sockets stay open and it says nothing."""
+    pauses = []
+    for repeat in range(_repeats(options)):
+        with TrainerRun(RANKS, _options("--elastic"), speeds=[SPEED] * RANKS) as run:
+            run.go()
+            pauses.append(_strike(run, 8 + repeat, lambda run=run: run.kill(LOST, signal.SIGSTOP))[1])  # type: ignore[misc]
+    note = f"{len(pauses)} runs, longest {max(pauses):.2f} s"
+    return at_most(STOPPED, median(pauses), 2.5, anchor="SIGSTOP to one of three", note=note)
+
+
+def _unplugged(options: Options) -> Figure:
+    """Pull a host's cable at the switch."""
+    pauses = []
+    for repeat in range(_repeats(options)):
+        with (
+            Network(RANKS) as network,
+            TrainerRun(RANKS, _options("--elastic"), speeds=[SPEED] * RANKS, network=network) as run,
+        ):
+
+            def pull(network: Network = network) -> float:
+                network.unplug(LOST)
+                return time.time()
+
+            run.go()
+            pauses.append(_strike(run, 8 + repeat, pull)[1])
+    note = f"{len(pauses)} runs, longest {max(pauses):.2f} s"
+    return at_most(UNPLUGGED, median(pauses), 2.5, anchor="one of three cables pulled at the switch", note=note)
