@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from remote.docker_logs import MAX_LINE, LineAssembler, Mark, Position
+from remote.docker_logs import MAX_LINE, MESSAGE_SIZE, LineAssembler, Mark, Position
 from remote.runtime import LogLine
 
 Message = tuple[int, bytes]
@@ -36,20 +36,36 @@ def test_lines_with_their_streams() -> None:
 
 def test_parts_of_a_long_line_are_joined_though_another_stream_speaks_between() -> None:
     assembler = LineAssembler()
-    assert assembler.feed([message(b"a" * 16384, 1)]) == []
+    assert assembler.feed([message(b"a" * MESSAGE_SIZE, 1)]) == []
     assert texts(assembler.feed([message(b"meanwhile\n", 1.5, 2)])) == ["meanwhile"]
-    assert texts(assembler.feed([message(b"b" * 16384, 1), message(b"c\n", 1)])) == ["a" * 16384 + "b" * 16384 + "c"]
+    assert texts(assembler.feed([message(b"b" * MESSAGE_SIZE, 1), message(b"c\n", 1)])) == [
+        "a" * MESSAGE_SIZE + "b" * MESSAGE_SIZE + "c"
+    ]
+
+
+@pytest.mark.parametrize("last", [b"c\n", b"c"])
+def test_a_short_message_ends_a_line_that_was_cut_even_without_a_newline(last: bytes) -> None:
+    """Engine 20.10 leaves the newline out there."""
+    parts = [message(b"a" * MESSAGE_SIZE, 1), message(last, 1), message(b"next\n", 2)]
+    assert texts(LineAssembler().feed(parts)) == ["a" * MESSAGE_SIZE + "c", "next"]
+
+
+@pytest.mark.parametrize("last", [b"\n", b""])
+def test_a_line_as_long_as_a_message(last: bytes) -> None:
+    parts = [message(b"a" * MESSAGE_SIZE, 1), message(last, 1), message(b"next\n", 2)]
+    assert texts(LineAssembler().feed(parts)) == ["a" * MESSAGE_SIZE, "next"]
 
 
 def test_a_character_split_between_parts_stays_whole() -> None:
     first, second = "ä".encode()[:1], "ä".encode()[1:]
-    assert texts(LineAssembler().feed([message(first, 1), message(second + b"\n", 1)])) == ["ä"]
+    parts = [message(b"a" * (MESSAGE_SIZE - 1) + first, 1), message(second + b"\n", 1)]
+    assert texts(LineAssembler().feed(parts)) == ["a" * (MESSAGE_SIZE - 1) + "ä"]
 
 
-def test_the_last_line_may_lack_its_newline() -> None:
+def test_a_log_may_end_in_the_middle_of_a_line() -> None:
     assembler = LineAssembler()
-    assert assembler.feed([message(b"tail", 1)]) == []
-    assert texts(assembler.finish()) == ["tail"]
+    assert assembler.feed([message(b"a" * MESSAGE_SIZE, 1)]) == []
+    assert texts(assembler.finish()) == ["a" * MESSAGE_SIZE]
     assert assembler.finish() == []
 
 
@@ -57,10 +73,10 @@ def test_a_line_without_end_does_not_fill_the_memory() -> None:
     assembler = LineAssembler()
     lines = []
     for _ in range(200):
-        lines += assembler.feed([message(b"x" * 16384, 1)])
+        lines += assembler.feed([message(b"x" * MESSAGE_SIZE, 1)])
     assert lines
-    assert max(len(line.text) for line in lines) <= MAX_LINE + 16384
-    assert sum(map(len, texts(lines + assembler.finish()))) == 200 * 16384
+    assert max(len(line.text) for line in lines) <= MAX_LINE + MESSAGE_SIZE
+    assert sum(map(len, texts(lines + assembler.finish()))) == 200 * MESSAGE_SIZE
 
 
 def test_asking_again_goes_back_a_little() -> None:
@@ -68,7 +84,15 @@ def test_asking_again_goes_back_a_little() -> None:
     assert position.since == "1795405393.918562356"
 
 
-@pytest.mark.parametrize("text", ["", "12", "3;;", "1;yesterday*1;", "1;2026-11-23T03:43:15.918562356Z;"])
+def test_a_line_that_had_begun_is_asked_for_from_its_beginning() -> None:
+    """The engine gives all parts of a line the stamp of the first, however late they come."""
+    log = [message(b"a" * MESSAGE_SIZE, 1), message(b"much later\n", 30, 2), message(b"b\n", 1)]
+    position = Position.parse(LineAssembler().feed(log[:2])[-1].position)
+    assert float(position.since) <= MINUTE + 1
+    assert texts(LineAssembler(position).feed(log)) == ["a" * MESSAGE_SIZE + "b"]
+
+
+@pytest.mark.parametrize("text", ["", "12", "3;;;", "1;yesterday*1;;", "1;2026-11-23T03:43:15.918562356Z;;"])
 def test_what_is_not_a_position_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"not a (log position|mark)"):
         Position.parse(text)
@@ -93,7 +117,7 @@ ENTRIES = st.lists(
         st.sampled_from([1, 2]),
         st.sampled_from([0.0, 0.0, 0.5, 3.0]),
         st.sampled_from([0.0, 0.7, 1.4]),
-        st.sampled_from([b"x\n", b"y\n", b"part", b"\n"]),
+        st.sampled_from([b"x\n", b"y", b"part", b"\n"]),
     ),
     max_size=15,
 )
@@ -114,15 +138,16 @@ def test_no_line_is_lost_or_repeated_wherever_the_connection_breaks(
         now += pause
         last[stream] = max(last[stream], now - lateness)
         log.append((last[stream], message(text, last[stream], stream)))
-    whole = LineAssembler()
+    size = len(b"part")
+    whole = LineAssembler(message_size=size)
     expected = whole.feed([each for _, each in log]) + whole.finish()
 
-    lines = LineAssembler().feed([each for _, each in log[:cut]])
+    lines = LineAssembler(message_size=size).feed([each for _, each in log[:cut]])
     position = Position.parse(lines[-1].position) if lines else None
     since = float(position.since) - MINUTE if position else 0.0
     repeated = [index for index, (stamp, _) in enumerate(log) if stamp >= since - 1e-6]
     if not filters_all and repeated:
         repeated = list(range(repeated[0], len(log)))
-    again = LineAssembler(position)
+    again = LineAssembler(position, message_size=size)
     lines += again.feed([log[index][1] for index in repeated]) + again.finish()
     assert lines == expected
