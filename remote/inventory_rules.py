@@ -348,12 +348,12 @@ def _environment(parts: Parts) -> Iterator[Mistake]:
 
 
 def is_ip_address(text: str) -> bool:
-    """Whether ``text`` is an IPv4 or IPv6 address, not a name."""
+    """Whether ``text`` is an IPv4 or IPv6 address that means the same on every host: no name, no ``%`` scope."""
     try:
         ipaddress.ip_address(text)
     except ValueError:
         return False
-    return True
+    return "%" not in text
 
 
 _RULES: Final[tuple[Callable[[Parts], Iterator[Mistake]], ...]] = (

@@ -123,7 +123,7 @@ def choose_interface(inventory: Inventory, host: Host, facts: Facts, address: st
 
 
 def _named(host: Host, facts: Facts, wanted: str, *, is_ipv6: bool) -> str:
-    names = sorted({name for name, _ in facts.addresses})
+    names = sorted({name for name, _ in facts.addresses if _INTERFACE.fullmatch(name)})
     if names and wanted not in names and not is_ipv6:
         raise PlanError(
             f"there is no interface {wanted!r} with an IPv4 address; this host has: {', '.join(names)}",
@@ -153,6 +153,8 @@ def is_reachable(address: str) -> bool:
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
+        return False
+    if "%" in address:  # a scope is a word of that host's own, and may be anything
         return False
     return not (parsed.is_loopback or parsed.is_link_local or parsed.is_unspecified or parsed.is_multicast)
 
