@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from remote.checks import engine, gpu, image, network, reach, resources, software
+from remote.checks import engine, gpu, image, job, network, reach, resources, software
 from remote.checks.model import Check
 
 CATALOGUE: tuple[Check, ...] = (
@@ -11,6 +11,8 @@ CATALOGUE: tuple[Check, ...] = (
     *resources.CHECKS,
     *gpu.CHECKS,
     *image.CHECKS,
+    gpu.CUDA,
     *software.CHECKS,
     *network.CHECKS,
+    *job.CHECKS,
 )

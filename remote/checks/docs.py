@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from remote.checks.catalogue import CATALOGUE
+from remote.checks.elsewhere import ELSEWHERE
 from remote.checks.model import Check
 
 HEADER = """\
@@ -32,6 +33,11 @@ The network checks are not guesses from firewall rules: a listener and a dialler
 with the job's network, and every ordered pair exchanges data. The numbers (PF-…) are those of the failure modes a
 check finds; `--only` takes them as well as the names.
 """
+FOOTER = """\
+## Not looked for
+
+| number | failure | why no check |
+|---|---|---|"""
 
 
 def render(catalogue: Sequence[Check] = CATALOGUE) -> str:
@@ -41,7 +47,9 @@ def render(catalogue: Sequence[Check] = CATALOGUE) -> str:
         for check in catalogue
     ]
     table = "\n".join(("| check | title | severity | asked per | needs |", "|---|---|---|---|---|", *rows))
-    return "\n".join((HEADER, table, "", *(_section(check) for check in catalogue)))
+    elsewhere = "\n".join(f"| {code} | {what} | {who} |" for code, (what, who) in ELSEWHERE.items())
+    end = f"{FOOTER}\n{elsewhere}\n"
+    return "\n".join((HEADER, table, "", *(_section(check) for check in catalogue), end))
 
 
 def _section(check: Check) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from remote.checks import systems
 from remote.checks.context import CheckContext
 from remote.checks.devices import wants_gpu
-from remote.checks.model import Check, Finding, Fix, Severity, each_host, fail, ok, skip, warn
+from remote.checks.model import Check, Finding, Fix, Severity, each_host, fail, ok, skip, unknown, warn
 from remote.errors import PlanError
 from remote.facts import Facts
 from remote.inventory import Host
@@ -136,6 +137,53 @@ async def _toolkit(context: CheckContext, name: str) -> Finding:
     return toolkit_finding(facts, await context.engine_info(name))
 
 
+def cuda_finding(facts: Facts, env: Sequence[str], header: str, ref: str) -> Finding:
+    """Compare the CUDA an image requires with the one the driver supports.
+
+    The image says it as ``NVIDIA_REQUIRE_CUDA=cuda>=12.8 brand=…``, the driver in the header of ``nvidia-smi``. A
+    requirement with ``brand=`` clauses also accepts older drivers of data centre GPUs.
+    """
+    requirement = next((each.partition("=")[2] for each in env if each.startswith("NVIDIA_REQUIRE_CUDA=")), "")
+    supported = re.search(r"CUDA Version:\s*(\d+)\.(\d+)", header)
+    limit = f"{supported[1]}.{supported[2]}" if supported else "unknown"
+    evidence = f"{ref}: NVIDIA_REQUIRE_CUDA={requirement or 'not set'}; nvidia-smi: CUDA Version: {limit}"
+    wanted = re.search(r"cuda>=(\d+)\.(\d+)", requirement)
+    if wanted is None:
+        return skip("the image names no CUDA it needs")
+    if supported is None:
+        return unknown("nvidia-smi did not say which CUDA the driver supports", f"{evidence}\n{header[:400]}")
+    if (int(supported[1]), int(supported[2])) >= (int(wanted[1]), int(wanted[2])):
+        return ok(f"CUDA {wanted[1]}.{wanted[2]} needed, {limit} supported", evidence)
+    reason = f"{ref} needs CUDA {wanted[1]}.{wanted[2]}; the driver goes up to {limit}"
+    fix = Fix(
+        "upgrade the driver and reboot, or use an image made for an older CUDA",
+        _driver_fix(facts).commands,
+        host=facts.host,
+        needs_root=True,
+    )
+    return (warn if "brand=" in requirement else fail)(reason, evidence, fix)
+
+
+async def _cuda(context: CheckContext, name: str) -> Finding:
+    facts = await context.facts(name)
+    image = await context.image(name)
+    if not wants_gpu(context.host(name), facts) or image is None:
+        return skip("the ranks of this host run on the CPU")
+    completed = await context.runner(name).run("nvidia-smi", timeout=15.0)
+    return cuda_finding(facts, image.env, completed.stdout, image.ref)
+
+
+CUDA = Check(
+    id="cuda",
+    title="Driver new enough",
+    codes=("PF-53",),
+    severity=Severity.BLOCKS,
+    scope="host",
+    question="Does the driver support the CUDA that the image requires (`NVIDIA_REQUIRE_CUDA`)?",
+    remedy="Upgrade the driver and reboot, or use an image for an older CUDA.",
+    probe=each_host(_cuda),
+    needs=("image", "gpu"),
+)
 GPU = Check(
     id="gpu",
     title="GPU and driver",

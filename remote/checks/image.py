@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from remote.checks.context import CheckContext
-from remote.checks.model import Check, Finding, Fix, Severity, each_host, fail, ok, skip, unknown, whole_cluster
+from remote.checks.model import Check, Finding, Fix, Severity, each_host, fail, ok, skip, unknown, warn, whole_cluster
 from remote.errors import InventoryError
 from remote.facts import Facts
 from remote.inventory import Inventory
+from remote.runner import Completed
 
 if TYPE_CHECKING:
     from remote.engine import ImageInfo
@@ -97,6 +99,68 @@ async def _same_image(context: CheckContext, hosts: tuple[str, ...]) -> Finding:
     return same_image_finding(context.inventory, images)
 
 
+REGISTRY_QUESTION = 'curl -sS -o /dev/null -m 10 -w "%{http_code}" -- "$1" 2>&1'
+LOCAL_REGISTRY = re.compile(r"(localhost|127\.\d+\.\d+\.\d+|\[::1\])(:\d+)?")
+
+
+def registry_of(ref: str) -> str:
+    """Return the registry of a reference: what is before the first slash, if it looks like a host."""
+    first, slash, _ = ref.partition("/")
+    return first if slash and (first == "localhost" or "." in first or ":" in first) else "registry-1.docker.io"
+
+
+def registry_finding(host: str, registry: str, completed: Completed) -> Finding:
+    """Judge curl's answer to ``GET /v2/``: 200 and 401 both mean that a registry is there."""
+    said = completed.stdout.strip()
+    evidence = f"curl https://{registry}/v2/: {said or completed.stderr.strip()} (exit {completed.exit_status})"
+    if completed.exit_status == 127:
+        return unknown("there is no curl to ask the registry with", evidence)
+    if completed.exit_status == 0 and said[-3:] in {"200", "401", "403"}:
+        return ok(f"{registry} answers", evidence)
+    if "wrong version number" in said or "packet length too long" in said:
+        return warn(
+            f"{registry} speaks HTTP, and the engine wants HTTPS",
+            evidence,
+            Fix(
+                f'give it a certificate, or add "insecure-registries": ["{registry}"] to /etc/docker/daemon.json',
+                ("sudo systemctl restart docker",),
+                host=host,
+                needs_root=True,
+            ),
+        )
+    if said.endswith("429"):
+        return warn(f"{registry} has had enough of this address for now", evidence, Fix("wait, or log in, or send it"))
+    return warn(
+        f"{registry} cannot be reached",
+        evidence,
+        Fix('check the host\'s way to the internet, or use method = "send" under [image]', host=host),
+    )
+
+
+async def _registry(context: CheckContext, name: str) -> Finding:
+    if context.inventory.image.method not in {"registry", "auto"}:
+        return skip(f"images come by method {context.inventory.image.method}")
+    if await context.image(name) is not None:
+        return skip("the image is there already")
+    registry = registry_of(await context.image_ref(name))
+    if LOCAL_REGISTRY.fullmatch(registry):
+        return skip("the registry is on the host itself")
+    command = f"exec /bin/sh -s -- {shlex.quote(f'https://{registry}/v2/')}"
+    completed = await context.runner(name).run(command, input=REGISTRY_QUESTION.encode(), timeout=15.0)
+    return registry_finding(name, registry, completed)
+
+
+REGISTRY = Check(
+    id="registry",
+    title="Registry",
+    codes=("PF-29",),
+    severity=Severity.WARNS,
+    scope="host",
+    question="Where the image is still to come from a registry: does the registry answer this host? Asked with curl.",
+    remedy="Mend the way to the internet, use HTTPS, or let the image be sent.",
+    probe=each_host(_registry),
+    needs=("engine",),
+)
 IMAGE = Check(
     id="image",
     title="Image",
@@ -120,4 +184,4 @@ SAME_IMAGE = Check(
     probe=whole_cluster(_same_image),
     needs=("image",),
 )
-CHECKS = (IMAGE, SAME_IMAGE)
+CHECKS = (REGISTRY, IMAGE, SAME_IMAGE)

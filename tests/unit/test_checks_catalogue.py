@@ -6,6 +6,7 @@ from pathlib import Path
 
 from remote.checks import docs
 from remote.checks.catalogue import CATALOGUE
+from remote.checks.elsewhere import ELSEWHERE
 from remote.checks.model import Severity
 from remote.checks.network_probe import script
 
@@ -24,6 +25,12 @@ def test_ids_and_codes_are_unique_and_well_formed() -> None:
     assert len(codes) == len(set(codes))
     assert all(re.fullmatch(r"[a-z][a-z-]*[a-z]", each) for each in ids)
     assert all(re.fullmatch(r"PF-\d\d", each) for each in codes)
+
+
+def test_every_failure_mode_is_looked_for_or_accounted_for() -> None:
+    """A number that is neither would be forgotten; one that is both would be told twice."""
+    found = [code for check in CATALOGUE for code in check.codes]
+    assert sorted([*found, *ELSEWHERE]) == [f"PF-{number:02}" for number in range(1, 77)]
 
 
 def test_every_check_comes_after_what_it_needs() -> None:
