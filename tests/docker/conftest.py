@@ -28,8 +28,16 @@ START_SECONDS = 30.0
 
 @pytest.fixture(scope="session")
 def docker_socket() -> Iterator[str]:
-    """Path of the socket of an engine that was started for these tests and has the image ``IMAGE``."""
+    """Path of the socket of an engine that has the image ``IMAGE``.
+
+    It is started for these tests; ``HETERO_TEST_DOCKER_SOCKET`` names another one, such as a newer release's. That one
+    must have no containers.
+    """
     busybox = _needed()
+    if given := os.environ.get("HETERO_TEST_DOCKER_SOCKET"):
+        _load_image(docker.APIClient(base_url=f"unix://{given}", version="auto"), busybox)
+        yield given
+        return
     # A unix socket's path may have 107 bytes; pytest's own folders are too deep.
     folder = Path(tempfile.mkdtemp(prefix="hetero-dockerd-"))
     path = folder / "docker.sock"
@@ -38,9 +46,7 @@ def docker_socket() -> Iterator[str]:
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
     try:
-        client = _wait_for(process, path, folder / "log")
-        client.import_image_from_data(_root(busybox), repository=REPOSITORY, tag="1", changes=["ENV PATH=/bin"])
-        client.close()
+        _load_image(_wait_for(process, path, folder / "log"), busybox)
         yield str(path)
     finally:
         process.terminate()
@@ -51,9 +57,11 @@ def docker_socket() -> Iterator[str]:
 @pytest_asyncio.fixture
 async def engine(docker_socket: str) -> AsyncIterator[Engine]:
     engine = await Engine.open(LocalRunner("box"), docker_socket)
+    before = {container["Id"] for container in await engine.list({})}
     yield engine
     for container in await engine.list({}):
-        await engine.remove(str(container["Id"]))
+        if container["Id"] not in before:
+            await engine.remove(str(container["Id"]))
     await engine.close()
 
 
@@ -76,6 +84,11 @@ def _wait_for(process: subprocess.Popen[bytes], path: Path, log: Path) -> docker
                 return docker.APIClient(base_url=f"unix://{path}", version="auto")
         time.sleep(0.05)
     pytest.skip(f"dockerd does not run here: {log.read_text(errors='replace')[-400:]}")
+
+
+def _load_image(client: docker.APIClient, busybox: Path) -> None:
+    client.import_image_from_data(_root(busybox), repository=REPOSITORY, tag="1", changes=["ENV PATH=/bin"])
+    client.close()
 
 
 def _root(busybox: Path) -> bytes:

@@ -80,8 +80,8 @@ async def test_a_run_from_creation_to_removal(runtime: DockerRuntime) -> None:
     assert (await runtime.inspect(RUN)).state is State.MISSING
 
 
-async def test_the_container_is_what_the_plan_says(runtime: DockerRuntime, engine: Engine, tmp_path: object) -> None:
-    planned = dataclasses.replace(plan("sleep 1000"), mounts=((str(tmp_path), "/hetero/data", "ro"),))
+async def test_the_container_is_what_the_plan_says(runtime: DockerRuntime, engine: Engine) -> None:
+    planned = dataclasses.replace(plan("sleep 1000"), mounts=(("/usr", "/hetero/data", "ro"),))
     await runtime.create(planned, RUN)
     (summary,) = await engine.list({LABEL_RUN: RUN})
     record = await engine.inspect(str(summary["Id"]))
@@ -102,7 +102,7 @@ async def test_the_container_is_what_the_plan_says(runtime: DockerRuntime, engin
         "nofile": (65536, 65536),
     }
     assert [(each["Source"], each["Target"], each["ReadOnly"]) for each in host["Mounts"]] == [
-        (str(tmp_path), "/hetero/data", True)
+        ("/usr", "/hetero/data", True)
     ]
     assert record["Config"]["Tty"] is False
     assert record["Name"] == f"/hetero-home-{RUN}-alpha"
