@@ -479,11 +479,13 @@ def _only_inventory_errors(text: str) -> None:
     assert isinstance(inventory, Inventory)
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_any_text_gives_an_inventory_or_an_inventory_error(text: str) -> None:
     _only_inventory_errors(text)
 
 
+@settings(deadline=None)
 @given(st.binary())
 @example(b"\xef\xbb\xbf")
 def test_any_bytes_give_an_inventory_or_an_inventory_error(
@@ -525,7 +527,7 @@ TABLES = st.tuples(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(st.lists(TABLES, max_size=5))
 def test_any_toml_with_our_keys_gives_an_inventory_or_an_inventory_error(
     tables: list[tuple[str, dict[str, str]]],

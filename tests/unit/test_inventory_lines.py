@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import tomli
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from remote.inventory_lines import KeyPath, index_lines, line_of
@@ -95,11 +95,13 @@ def test_an_unknown_path_falls_back_to_the_nearest_table() -> None:
     assert line_of({}, ()) == 1
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_any_text_is_survived(text: str) -> None:
     index_lines(text)
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="[]{}='\"\\.,# \n\ra0-", max_size=60))
 def test_texts_full_of_structure_are_survived(text: str) -> None:
     try:
@@ -126,6 +128,7 @@ VALUES = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(
     tables=st.dictionaries(KEYS, st.dictionaries(KEYS, VALUES, max_size=4), max_size=4),
     arrays=st.dictionaries(

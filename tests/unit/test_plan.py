@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shlex
+import shutil
+import subprocess
 from dataclasses import replace
 from itertools import permutations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from remote.errors import PlanError
@@ -407,6 +409,7 @@ def test_container_names_stay_apart_when_characters_are_replaced() -> None:
     assert container_name("home", RUN_ID, "a b") != container_name("home", RUN_ID, "a/b")
 
 
+@settings(deadline=None)
 @given(st.tuples(st.text(), st.text()), st.tuples(st.text(), st.text()))
 def test_container_names_are_legal_and_distinct(one: tuple[str, str], other: tuple[str, str]) -> None:
     first, second = (container_name(cluster, RUN_ID, host) for cluster, host in (one, other))
@@ -417,6 +420,7 @@ def test_container_names_are_legal_and_distinct(one: tuple[str, str], other: tup
         assert first != second
 
 
+@settings(deadline=None)
 @given(st.text(), st.text(), st.text())
 def test_the_command_line_means_what_the_plan_says(value: str, path: str, image: str) -> None:
     plan = HostPlan(
@@ -442,6 +446,32 @@ def test_a_mount_with_a_comma_is_one_field() -> None:
     plan = HostPlan("a", "docker", (), "n", "i", ("python3",), (), (), mounts=(('/d,"x', "/t", "rw"),))
     words = shlex.split(equivalent_docker_command(plan))
     assert words[words.index("--mount") + 1] == 'type=bind,"source=/d,""x",target=/t'
+
+
+@pytest.mark.skipif(shutil.which("docker") is None, reason="needs the docker command")
+@pytest.mark.parametrize("is_broken", [False, True])
+def test_the_docker_command_takes_the_command_line(is_broken: bool) -> None:
+    plan = HostPlan(
+        host="a",
+        runtime="docker",
+        ranks=(),
+        container_name="hetero-home-a",
+        image="hetero:1",
+        argv=("python3", "-m", "trainer", "--samples", "1"),
+        env=(("A", "b c"), ("EMPTY", "")),
+        labels=(("hetero-tui.ranks", "0,1"),),
+        gpu_uuids=("GPU-1", "GPU-2"),
+        mounts=(('/d,"x y', "/hetero/data", "ro"), ("/srv", "/hetero/output", "rw")),
+        user="1000",
+    )
+    words = shlex.split(equivalent_docker_command(plan))
+    if is_broken:
+        words[words.index("--gpus") + 1] = "device=GPU-1,GPU-2"
+    ran = subprocess.run(
+        [words[0], "--host", "unix:///nonexistent/docker.sock", *words[1:]], capture_output=True, text=True, check=False
+    )
+    # The command line is read before the engine is called, and here there is no engine to call.
+    assert ("nonexistent/docker.sock" in ran.stderr) != is_broken, ran.stderr
 
 
 def test_there_is_no_docker_command_for_a_process() -> None:

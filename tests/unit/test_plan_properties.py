@@ -172,6 +172,7 @@ def _plan(inventory: Inventory, known: dict[str, Facts]) -> LaunchPlan | None:
     return None
 
 
+@settings(deadline=None)
 @given(situations)
 def test_a_plan_is_refused_with_reasons_or_holds_together(situation: tuple[Inventory, dict[str, Facts]]) -> None:
     inventory, known = situation
@@ -194,6 +195,7 @@ def test_a_plan_is_refused_with_reasons_or_holds_together(situation: tuple[Inven
     assert render_plan(plan)
 
 
+@settings(deadline=None)
 @given(situations)
 def test_every_host_is_told_the_same_job_and_its_own_place(situation: tuple[Inventory, dict[str, Facts]]) -> None:
     plan = _plan(*situation)
@@ -225,7 +227,7 @@ def test_most_sane_situations_give_a_plan() -> None:
     """Without this the properties below could hold of nothing."""
     outcomes: list[bool] = []
 
-    @settings(max_examples=100, database=None, derandomize=True)
+    @settings(max_examples=100, database=None, derandomize=True, deadline=None)
     @given(sane_situations())
     def collect(situation: tuple[Inventory, dict[str, Facts]]) -> None:
         outcomes.append(_plan(*situation) is not None)
@@ -234,11 +236,13 @@ def test_most_sane_situations_give_a_plan() -> None:
     assert sum(outcomes) > len(outcomes) / 2
 
 
+@settings(deadline=None)
 @given(situations)
 def test_the_same_situation_gives_the_same_plan(situation: tuple[Inventory, dict[str, Facts]]) -> None:
     assert _plan(*situation) == _plan(*situation)
 
 
+@settings(deadline=None)
 @given(situations)
 def test_nothing_waits_for_a_terminal_and_shared_memory_is_enough(
     situation: tuple[Inventory, dict[str, Facts]],

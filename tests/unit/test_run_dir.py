@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from remote.checks.model import CheckResult, Finding, Fix, Verdict
@@ -178,6 +178,7 @@ def test_appended_lines_are_there_for_another_process_at_once(run: RunDir) -> No
     assert json.loads(seen.stdout)["line"] == "x"
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(), min_size=1))
 def test_any_text_survives_byte_for_byte(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> None:
     run = RunDir(tmp_path_factory.mktemp("run"))
@@ -258,6 +259,7 @@ def test_the_log_file_is_for_people(run: RunDir) -> None:
     assert len(list(run.lines())) == 8
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_no_name_leaves_the_run(name: str) -> None:
     component = file_name(name)
