@@ -36,14 +36,16 @@ class LocalRunner:
 
     async def run(self, command: str, *, input: bytes = b"", timeout: float | None = 30.0) -> Completed:
         process = await self._start(command)
+        finished = False
         try:
             async with asyncio.timeout(timeout):
                 stdout, stderr = await process.communicate(input)
+            finished = True
         except TimeoutError as error:
             message = f"{self.host}: `{command[:200]}` did not end within {timeout:g} s"
             raise TimeoutError(message) from error
         finally:
-            await self._end(process)
+            await self._end(process, finished=finished)
         return Completed(
             self.host,
             command,
@@ -58,15 +60,17 @@ class LocalRunner:
         assert process.stdout is not None
         assert process.stderr is not None
         tail = asyncio.create_task(_tail(process.stderr))
+        finished = False
         try:
             process.stdin.close()
             while chunk := await process.stdout.read(CHUNK):
                 yield chunk
             stderr = await tail
             await process.wait()
+            finished = True
         finally:
             tail.cancel()
-            await self._end(process)
+            await self._end(process, finished=finished)
         Completed(self.host, command, _shell_status(process), "", stderr.decode("utf-8", "replace")).check()
 
     async def put(self, data: bytes, path: str, *, mode: int = 0o600) -> None:
@@ -151,10 +155,10 @@ class LocalRunner:
         self._processes.add(process)
         return process
 
-    async def _end(self, process: asyncio.subprocess.Process) -> None:
-        """Kill the command's whole group if it still runs. What moved to a session of its own lives on."""
+    async def _end(self, process: asyncio.subprocess.Process, *, finished: bool = False) -> None:
+        """Kill the command's whole group unless it came to its own end. What moved to another session lives on."""
         self._processes.discard(process)
-        if process.returncode is None:
+        if not finished:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
         await process.wait()
