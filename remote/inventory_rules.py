@@ -164,6 +164,8 @@ def _what_is_trained(parts: Parts) -> Iterator[Mistake]:
         return
     if training.script:
         yield from _script(training)
+        if training.script.startswith("~") and any(host.runtime == "docker" for _, host in parts.good_hosts):
+            yield Mistake(("training", "script"), "~ has no meaning in a container; write the path inside the image")
     elif training.workload:
         yield from _workload(training)
     else:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from itertools import zip_longest
 from typing import Final, ParamSpec, TypeVar
 
 from remote.errors import InventoryError, PlanError
 from remote.facts import Facts
 from remote.inventory_model import Host, Inventory
-from remote.plan_command import trainer_command
 from remote.plan_contract import (
     CONTROL_FOLDER,
     DATA_FOLDER,
@@ -23,9 +19,11 @@ from remote.plan_contract import (
     OUTPUT_FOLDER,
 )
 from remote.plan_devices import Devices, choose_backend, choose_devices, no_gpu_twice
-from remote.plan_environment import Job, Place, environment, machine_of, threads_per_rank
+from remote.plan_environment import Job, machine_of, threads_per_rank
+from remote.plan_folders import run_folder
+from remote.plan_host import Node, container_name, host_plan
 from remote.plan_model import Backend, HostPlan, LaunchPlan, MountMode, RankPlan
-from remote.plan_network import choose_interface, is_loopback_cluster, master_address
+from remote.plan_network import is_loopback_cluster, master_address
 from remote.plan_text import equivalent_command, equivalent_docker_command, plan_from_json, plan_to_json, render_plan
 
 __all__ = [
@@ -52,7 +50,6 @@ __all__ = [
 ]
 
 _RUN_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-_LONGEST_NAME: Final = 200
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
@@ -97,8 +94,8 @@ def make_plan(inventory: Inventory, facts: Mapping[str, Facts], run_id: str) -> 
     planned: list[HostPlan] = []
     first_rank = 0
     for node_rank, host in enumerate(hosts):
-        node = _Node(host, facts[host.name], devices[host.name], node_rank, first_rank, threads[host.name])
-        plan = obstacles.attempt(_host_plan, inventory, job, node)
+        node = Node(host, facts[host.name], devices[host.name], node_rank, first_rank, threads[host.name])
+        plan = obstacles.attempt(host_plan, inventory, job, node)
         if plan is not None:
             planned.append(plan)
         first_rank += len(devices[host.name].names)
@@ -145,18 +142,6 @@ class Obstacles:
         return PlanError("\n".join(dict.fromkeys(str(each) for each in self.found)))
 
 
-@dataclass(frozen=True, slots=True)
-class _Node:
-    """One host with what was decided for it so far."""
-
-    host: Host
-    facts: Facts
-    devices: Devices
-    node_rank: int
-    first_rank: int
-    threads: int
-
-
 def _devices(
     inventory: Inventory, hosts: tuple[Host, ...], facts: Mapping[str, Facts], obstacles: Obstacles
 ) -> dict[str, Devices]:
@@ -186,140 +171,6 @@ def _refuse_virtual_machine(host: Host, facts: Facts) -> None:
         host=host.name,
         next_step=f"{how} for this host",
     )
-
-
-def _host_plan(inventory: Inventory, job: Job, node: _Node) -> HostPlan:
-    host = node.host
-    ranks = tuple(
-        RankPlan(node.first_rank + position, position, device, uuid)
-        for position, (device, uuid) in enumerate(
-            zip_longest(node.devices.names, (gpu.uuid for gpu in node.devices.gpus), fillvalue="")
-        )
-    )
-    interface = choose_interface(inventory, host, node.facts, job.master_address)
-    if not interface and job.backend == "gloo":
-        raise PlanError(
-            "cannot tell which interface its ranks should talk over",
-            host=host.name,
-            next_step="set the host's interface (ip -4 addr shows them)",
-        )
-    places = _Folders.of(inventory, node, job.run_id)
-    image = inventory.image_for(host, node.devices.image_class) if host.runtime == "docker" else ""
-    return HostPlan(
-        host=host.name,
-        runtime=host.runtime,
-        ranks=ranks,
-        container_name=container_name(inventory.cluster.name, job.run_id, host.name),
-        image=image,
-        argv=trainer_command(inventory.training, python=places.python, data_folder=places.data, script=places.script),
-        env=environment(
-            job,
-            inventory,
-            host,
-            Place(
-                node_rank=node.node_rank,
-                first_rank=node.first_rank,
-                devices=node.devices,
-                interface=interface,
-                threads=node.threads,
-                control=places.control,
-                output=places.output,
-                is_master=node.node_rank == 0,
-            ),
-        ),
-        labels=(
-            (LABEL_CLUSTER, inventory.cluster.name),
-            (LABEL_HOST, host.name),
-            (LABEL_RANKS, ",".join(str(each.rank) for each in ranks)),
-            (LABEL_RUN, job.run_id),
-        ),
-        gpu_uuids=tuple(gpu.uuid for gpu in node.devices.gpus) if host.runtime == "docker" else (),
-        mounts=places.mounts,
-        simulated=host.simulated_samples_per_second is not None,
-        run_folder=places.run,
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class _Folders:
-    """Paths as the agent of one host sees them, and what must be mounted for that."""
-
-    python: str
-    script: str
-    data: str
-    control: str
-    output: str
-    run: str = ""
-    mounts: tuple[tuple[str, str, MountMode], ...] = ()
-
-    @classmethod
-    def of(cls, inventory: Inventory, node: _Node, run_id: str) -> _Folders:
-        """Return the paths of one host.
-
-        Raises:
-            PlanError: a path begins with ``~`` and the host's home folder is unknown.
-        """
-        training = inventory.training
-        data = _expanded(node, training.data_dir)
-        checkpoints = _expanded(node, training.checkpoint_dir)
-        if node.host.runtime == "docker":
-            mounts: list[tuple[str, str, MountMode]] = []
-            if data:
-                mounts.append((data, DATA_FOLDER, "ro"))
-            if checkpoints:
-                mounts.append((checkpoints, OUTPUT_FOLDER, "rw"))
-            return cls(
-                python="python3",
-                script=training.script,
-                data=DATA_FOLDER if data else "",
-                control=CONTROL_FOLDER,
-                output=OUTPUT_FOLDER,
-                mounts=tuple(mounts),
-            )
-        run = run_folder(_home(node), run_id, node.host.name)
-        return cls(
-            python=_expanded(node, node.host.python),
-            script=_expanded(node, training.script),
-            data=data,
-            control=f"{run}/control",
-            output=checkpoints or f"{run}/output",
-            run=run,
-        )
-
-
-def _home(node: _Node) -> str:
-    home = node.facts.home.rstrip("/")
-    if home.startswith("/") and home.isprintable():
-        return home
-    raise PlanError(
-        f"its home folder is unknown ({node.facts.home[:40]!r})",
-        host=node.host.name,
-        next_step="check that the SSH user has a home folder there",
-    )
-
-
-def _expanded(node: _Node, path: str) -> str:
-    return f"{_home(node)}/{path[2:]}" if path.startswith("~/") else path
-
-
-def run_folder(home: str, run_id: str, host: str) -> str:
-    """Return the folder on a host that belongs to one run (runtime ``process``): control messages, log, output.
-
-    ``remote.process_runtime`` makes it; a host with ``XDG_CACHE_HOME`` set has it there.
-    """
-    return f"{home}/.cache/hetero-tui/runs/{run_id}/{host}"
-
-
-def container_name(cluster: str, run_id: str, host: str) -> str:
-    """Return ``hetero-<cluster>-<run>-<host>`` in the characters the engine allows.
-
-    Where characters had to be replaced, a digest of the original keeps different names different.
-    """
-    name = f"hetero-{cluster}-{run_id}-{host}"
-    allowed = re.sub(r"[^A-Za-z0-9_.-]", "-", name)[:_LONGEST_NAME]
-    if allowed == name:
-        return name
-    return f"{allowed}-{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:8]}"
 
 
 def _notes(

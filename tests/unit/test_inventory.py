@@ -246,6 +246,7 @@ def test_a_wrong_key_or_value_is_told(addition: str, replace: tuple[str, str], m
         ('user = "ml"\n', ('"192.168.1.100"', '"local"'), "13: hosts[0].user", "uses no SSH"),
         ("", ('workload = "simple_cnn"', ""), "7: training", "give a built-in model"),
         ("", ('workload = "simple_cnn"', 'workload = "simple_cnn"\nscript = "t.py"'), "9: training.script", "not both"),
+        ("", ('workload = "simple_cnn"', 'script = "~/t.py"'), "8: training.script", "inside the image"),
         ("", ('workload = "simple_cnn"', 'script = "-c"'), "8: training.script", "write ./-c"),
         ("", ('workload = "simple_cnn"', 'script = "t.py"\nsamples = 5'), "9: training.samples", "your script"),
         ("", ('workload = "simple_cnn"', 'workload = "gpt_small"\ndataset = "cifar10"'), "9: training.dataset", "use synthetic_text or text"),

@@ -1,0 +1,81 @@
+"""Where things lie on a host: the interpreter, the data, the control messages, the checkpoints."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from remote.errors import PlanError
+from remote.facts import Facts
+from remote.inventory_model import Host, Inventory
+from remote.plan_contract import CONTROL_FOLDER, DATA_FOLDER, OUTPUT_FOLDER
+from remote.plan_model import MountMode
+
+
+@dataclass(frozen=True, slots=True)
+class Folders:
+    """Paths as the agent of one host sees them, and what must be mounted for that."""
+
+    python: str
+    script: str
+    data: str
+    control: str
+    output: str
+    run: str = ""
+    mounts: tuple[tuple[str, str, MountMode], ...] = ()
+
+    @classmethod
+    def of(cls, inventory: Inventory, host: Host, facts: Facts, run_id: str) -> Folders:
+        """Return the paths of one host.
+
+        Raises:
+            PlanError: a path begins with ``~`` and the host's home folder is unknown.
+        """
+        training = inventory.training
+        data = _expanded(host, facts, training.data_dir)
+        checkpoints = _expanded(host, facts, training.checkpoint_dir)
+        if host.runtime == "docker":
+            mounts: list[tuple[str, str, MountMode]] = []
+            if data:
+                mounts.append((data, DATA_FOLDER, "ro"))
+            if checkpoints:
+                mounts.append((checkpoints, OUTPUT_FOLDER, "rw"))
+            return cls(
+                python="python3",
+                script=training.script,
+                data=DATA_FOLDER if data else "",
+                control=CONTROL_FOLDER,
+                output=OUTPUT_FOLDER,
+                mounts=tuple(mounts),
+            )
+        run = run_folder(_home(host, facts), run_id, host.name)
+        return cls(
+            python=_expanded(host, facts, host.python),
+            script=_expanded(host, facts, training.script),
+            data=data,
+            control=f"{run}/control",
+            output=checkpoints or f"{run}/output",
+            run=run,
+        )
+
+
+def _home(host: Host, facts: Facts) -> str:
+    home = facts.home.rstrip("/")
+    if home.startswith("/") and home.isprintable():
+        return home
+    raise PlanError(
+        f"its home folder is unknown ({facts.home[:40]!r})",
+        host=host.name,
+        next_step="check that the SSH user has a home folder there",
+    )
+
+
+def _expanded(host: Host, facts: Facts, path: str) -> str:
+    return f"{_home(host, facts)}/{path[2:]}" if path.startswith("~/") else path
+
+
+def run_folder(home: str, run_id: str, host: str) -> str:
+    """Return the folder on a host that belongs to one run (runtime ``process``): control messages, log, output.
+
+    ``remote.process_runtime`` makes it; a host with ``XDG_CACHE_HOME`` set has it there.
+    """
+    return f"{home}/.cache/hetero-tui/runs/{run_id}/{host}"
