@@ -133,7 +133,7 @@ class ChecklistGrid(LineView, can_focus=True):
             title = min(longest, max(18, room - hosts * WORD_CELLS))
             cell = (room - title) // hosts
         if cell < WORD_CELLS:
-            title = min(longest, max(18, room - hosts * GLYPH_CELLS))
+            title = min(longest, max(18, room * 3 // 10, room - hosts * GLYPH_CELLS))
             cell = max(GLYPH_CELLS, min(WORD_CELLS - 1, (room - title) // hosts))
         return title, min(cell, MAX_CELLS)
 
@@ -168,6 +168,11 @@ class ChecklistGrid(LineView, can_focus=True):
             status = self._session.hosts.get(name)
             phase = status.phase if status else "waiting"
             glyph, style = self._phase(phase)
+            if cell < WORD_CELLS:
+                # The end of a name tells alike hosts apart; the detail shows it whole.
+                connected = phase == "connected"
+                line.cell(name[-(cell - 1) :] if connected else glyph, cell, self.tone("bold") if connected else style)
+                continue
             word = "" if phase == "connected" or cell < WORD_CELLS + 6 else f" {phase}"
             line.add(f"{glyph} ", style)
             line.add(fit(name + word, cell - 3, ellipsis=self.glyphs.ellipsis), self.tone("bold")).add(" ")

@@ -102,6 +102,7 @@ class RingLog(LineView, Generic[T], can_focus=True):
         self._head = 0
         self._next_row = 0
         self._scanned = 0
+        self._matched = 0
         self._content_width = 0
         self._strips: LRUCache[tuple[int, int, bool], Strip] = LRUCache(1024)
         self._moving = False
@@ -158,14 +159,14 @@ class RingLog(LineView, Generic[T], can_focus=True):
             return
         if self._scanned == ring.next:
             return
-        before = self.shown
+        before = self._matched
         first_row = self._first_row
         self._scanned = max(self._scanned, ring.first)
         self._scan(ring)
         self._prune(ring)
         self._settle(self._first_row - first_row)
         if not self.follow:
-            self.new_since_hold += max(0, self.shown - before)
+            self.new_since_hold += self._matched - before
         self.post_message(self.Changed())
 
     @property
@@ -178,6 +179,7 @@ class RingLog(LineView, Generic[T], can_focus=True):
             entry = self._entry(ring[number])
             if self._filter is not None and not self._filter(entry):
                 continue
+            self._matched += 1
             self._numbers.append(number)
             self._starts.append(self._next_row)
             self._next_row += self._height(entry)
