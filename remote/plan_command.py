@@ -19,7 +19,7 @@ def trainer_command(training: Training, *, python: str, data_folder: str, script
         what = ("--workload", training.workload, "--dataset", training.chosen_dataset or "")
         if training.samples is not None:
             what += ("--samples", str(training.samples))
-    how = (
+    how: tuple[str, ...] = (
         *("--global-batch", str(training.global_batch)),
         *("--epochs", str(training.epochs)),
         *("--learning-rate", repr(training.learning_rate)),
