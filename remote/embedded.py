@@ -100,6 +100,7 @@ class RunningHost:
             "user": "demo",
             "identity_file": str(self.identity_file),
             "host_key": self.host_key,
+            "jump_host": "none",
             "runtime": "process",
         }
         return Host.model_validate(entry | changes)

@@ -85,6 +85,7 @@ class Facts:
     round_trip: float = 0.0
     """Seconds of one SSH round trip."""
     reverse_dns_seconds: float = 0.0
+    """Time the host takes to look up the name of the master's address; given up after 2 s."""
     firewalls: tuple[str, ...] = ()
     gpus: tuple[Gpu, ...] = ()
     gpu_error: str = ""

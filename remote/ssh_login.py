@@ -41,6 +41,7 @@ class Target:
     port: int | None = None
     identity_file: str = ""
     jump: str = ""
+    """Jump hosts separated by commas; ``none`` goes straight there whatever ssh_config says, as with ``ssh -J none``."""
     pinned: str = ""
 
     @classmethod
@@ -256,6 +257,8 @@ def _settings(
         "window": WINDOW,
         "ignore_encrypted": True,
     }
+    if target.jump.lower() == "none":
+        settings["proxy_command"] = None
     if target.user:
         settings["username"] = target.user
     if target.port is not None:

@@ -230,6 +230,13 @@ async def test_the_settings_of_ssh_config_count(host: RunningHost, home: Path) -
     await reaches(Host(name="gpu-box", host_key=host.host_key))
 
 
+async def test_none_goes_straight_to_the_host(host: RunningHost, home: Path) -> None:
+    settings(home, "Host *\n  ProxyJump nowhere.invalid\n")
+    await reaches(host.inventory_host(jump_host="none"))
+    settings(home, "Host *\n  ProxyCommand /nonexistent/proxy\n")
+    await reaches(host.inventory_host(jump_host="none"))
+
+
 async def test_mistakes_in_ssh_config_are_told_as_such(host: RunningHost, home: Path) -> None:
     settings(home, "Port twenty-two\n")
     with pytest.raises(ConnectError, match=r"~/\.ssh/config: .*twenty-two"):
@@ -414,7 +421,7 @@ class TestJump:
     ) -> None:
         settings(home, f"Host *\n  ProxyJump {self.jump(cluster)}\n")
         async with asyncio.timeout(5):
-            await reaches(cluster["alpha"].inventory_host())
+            await reaches(cluster["alpha"].inventory_host(jump_host=""))
         assert cluster["bastion"].login_count == 1
 
     async def test_its_key_is_checked_too(self, cluster: dict[str, RunningHost], home: Path) -> None:
