@@ -81,7 +81,7 @@ class Facts:
     """Somebody listens on the master port on this host."""
     ephemeral_ports: tuple[int, int] = _EPHEMERAL_PORTS
     clock_offset: float = 0.0
-    """Seconds the host's clock is ahead of the master's, corrected by half the round trip."""
+    """Seconds the host's clock is ahead of the master's, accurate to half of ``round_trip``."""
     round_trip: float = 0.0
     """Seconds of one SSH round trip."""
     reverse_dns_seconds: float = 0.0

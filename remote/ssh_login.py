@@ -41,7 +41,7 @@ class Target:
     port: int | None = None
     identity_file: str = ""
     jump: str = ""
-    """Jump hosts separated by commas; ``none`` goes straight there whatever ssh_config says, as with ``ssh -J none``."""
+    """Jump hosts separated by commas; ``none`` goes straight there whatever ssh_config says, as ``ssh -J none``."""
     pinned: str = ""
 
     @classmethod

@@ -206,20 +206,22 @@ async def test_the_agent_is_used_and_a_dead_agent_does_no_harm(
     agent = await asyncio.create_subprocess_exec(
         "ssh-agent", "-D", "-a", str(tmp_path / "agent"), stdout=asyncio.subprocess.PIPE
     )
-    assert agent.stdout is not None
-    await agent.stdout.readline()
-    monkeypatch.setenv("SSH_AUTH_SOCK", str(tmp_path / "agent"))
-    async with asyncssh.connect_agent() as keys:
-        for _ in range(8):
-            await keys.add_keys([asyncssh.generate_private_key("ssh-ed25519")])
-        await reaches(host.inventory_host())  # the named key is not lost among the agent's
-        with pytest.raises(LoginRefused, match=r"SHA256:\S+ \(agent\)"):
-            await connect(host.inventory_host(identity_file=""))
-        await keys.remove_all()
-        await keys.add_keys([str(host.identity_file)])
-        await reaches(host.inventory_host(identity_file=""))
-    agent.terminate()
-    await agent.wait()
+    try:
+        assert agent.stdout is not None
+        await agent.stdout.readline()
+        monkeypatch.setenv("SSH_AUTH_SOCK", str(tmp_path / "agent"))
+        async with asyncssh.connect_agent() as keys:
+            for _ in range(8):
+                await keys.add_keys([asyncssh.generate_private_key("ssh-ed25519")])
+            await reaches(host.inventory_host())  # the named key is not lost among the agent's
+            with pytest.raises(LoginRefused, match=r"SHA256:\S+ \(agent\)"):
+                await connect(host.inventory_host(identity_file=""))
+            await keys.remove_all()
+            await keys.add_keys([str(host.identity_file)])
+            await reaches(host.inventory_host(identity_file=""))
+    finally:
+        agent.terminate()
+        await agent.wait()
 
 
 async def test_the_settings_of_ssh_config_count(host: RunningHost, home: Path) -> None:
