@@ -15,16 +15,17 @@ import os
 import signal
 import subprocess
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self
 
-from tests.rig.image import TrainerImage, image_lock
+from tests.rig.image import TrainerImage
 from tests.rig.layers import link_image
 from tests.rig.leftovers import Claim
 from tests.rig.machine import LOGIN_USER, Machine, call, wait_for
 from tests.rig.network import Switch
-from tests.rig.places import RigError, cache_folder, locked
+from tests.rig.places import RigError, cache_folder
 
 _SSHD_CONFIG = """\
 Port 22
@@ -45,8 +46,16 @@ _NO_BRIDGE = ("--bridge=none", "--iptables=false", "--ip-masq=false")
 class RigHost(Machine):
     """One host: a machine with an address, an sshd on port 22 and a Docker engine."""
 
-    def __init__(self, rig_id: str, number: int, folder: Path, switch: Switch, engine_options: Sequence[str]) -> None:
-        super().__init__(rig_id, f"h{number}", folder)
+    def __init__(
+        self,
+        rig_id: str,
+        number: int,
+        folder: Path,
+        switch: Switch,
+        engine_options: Sequence[str],
+        image: TrainerImage | None = None,
+    ) -> None:
+        super().__init__(rig_id, f"h{number}", folder, layers=image.data_root if image else None)
         self.number = number
         self._switch = switch
         self._engine_options = tuple(engine_options)
@@ -167,6 +176,7 @@ class Rig:
         self._image = image
         self._engine_options = () if bridge else _NO_BRIDGE
         self._claim: Claim | None = None
+        self._in_use = ExitStack()
         self._previous: dict[signal.Signals, signal.Handlers | object] = {}
         self.hosts: tuple[RigHost, ...] = ()
         self.switch = Switch("")
@@ -224,6 +234,8 @@ class Rig:
         self._claim = Claim(cache_folder())
         self._guard()
         try:
+            if self._image is not None:
+                self._in_use.enter_context(self._image.in_use())
             self._build()
         except BaseException:
             self.close()
@@ -239,7 +251,7 @@ class Rig:
         self.switch = Switch(self.id)
         self.switch.up()
         self.hosts = tuple(
-            RigHost(self.id, number, self.folder / f"h{number}", self.switch, self._engine_options)
+            RigHost(self.id, number, self.folder / f"h{number}", self.switch, self._engine_options, self._image)
             for number in range(1, self._count + 1)
         )
         client = self.folder / "client"
@@ -249,22 +261,16 @@ class Rig:
         for host in self.hosts:
             host.prepare()
             lines.append(host.install_keys(self.identity_file.with_suffix(".pub")))
+            if self._image is not None:
+                link_image(self._image.data_root, self._image.reference, host.data_root)
             host.power_on()
         self.known_hosts.write_text("".join(lines))
         self.ssh_config.write_text(self._client_config())
-        self._give_image()
         for host in self.hosts:
             host.wait_on()
             host.start_services()
         for host in self.hosts:
             host.wait_services()
-
-    def _give_image(self) -> None:
-        if self._image is None:
-            return
-        with locked(image_lock(cache_folder()), shared=True):
-            for host in self.hosts:
-                link_image(self._image.data_root, self._image.reference, host.data_root)
 
     def _client_config(self) -> str:
         common = [
@@ -300,6 +306,7 @@ class Rig:
         self.switch.down()
         self._claim.release()
         self._claim = None
+        self._in_use.close()
         self.hosts = ()
         atexit.unregister(self.close)
         for number, handler in self._previous.items():

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +22,7 @@ from pathlib import Path
 from tests.rig.layers import image_id
 from tests.rig.leftovers import Claim
 from tests.rig.machine import DOCKER, Machine, call
-from tests.rig.places import REPOSITORY, RigError, locked
+from tests.rig.places import REPOSITORY, Busy, RigError, locked
 
 _BASE_PACKAGES = "python3,python3-venv"
 _KEPT_IMAGES = 3
@@ -34,6 +35,14 @@ class TrainerImage:
 
     reference: str
     data_root: Path
+
+    def in_use(self) -> AbstractContextManager[None]:
+        """Keep the image: its layers are shared, so they must stay for as long as any engine uses them."""
+        return locked(_use_lock(self.data_root.parent, self.reference), shared=True)
+
+
+def _use_lock(cache: Path, reference: str) -> Path:
+    return cache / f"{reference.replace(':', '-')}.lock"
 
 
 def _digest(parts: Iterable[bytes]) -> str:
@@ -145,13 +154,14 @@ def _build(builder: Machine, cache: Path, reference: str) -> None:
         )
     tags = builder.docker("images", "--format={{.Repository}}:{{.Tag}}", reference.rpartition(":")[0]).split()
     for old in [tag for tag in tags if tag != reference][_KEPT_IMAGES:]:  # listed newest first
-        builder.docker("rmi", old)
+        lock = _use_lock(cache, old)
+        try:
+            with locked(lock, wait=False):
+                builder.docker("rmi", old)
+                lock.unlink()
+        except Busy:
+            continue  # some rig runs on it
     builder.docker("builder", "prune", "--force", f"--keep-storage={_KEPT_BUILD_CACHE}")
-
-
-def image_lock(cache: Path) -> Path:
-    """Return the file whose lock guards the builder's data root."""
-    return cache / "image.lock"
 
 
 def _key() -> str:
@@ -169,7 +179,7 @@ def prepare_image(cache: Path) -> TrainerImage:
         RigError: something could not be fetched or built, with what was said.
     """
     image = TrainerImage(f"hetero-trainer:{_key()}", cache / "builder")
-    with locked(image_lock(cache)):
+    with locked(cache / "image.lock"):
         if image_id(image.data_root, image.reference):
             return image
         claim = Claim(cache)

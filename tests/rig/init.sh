@@ -1,9 +1,10 @@
 #!/bin/bash
 # PID 1 of a rig host. Runs inside the new namespaces and gives the host a file system of its own where machines differ:
 # everything else is the real machine's, read and written as it is.
-#   init.sh NAME FOLDER DATA_ROOT REPOSITORY     FOLDER holds etc, run, srv and tmp; DATA_ROOT is Docker's
+#   init.sh NAME FOLDER DATA_ROOT LAYERS REPOSITORY
+# FOLDER holds etc, run, srv and tmp; DATA_ROOT is Docker's; LAYERS is another data root to take layers from, or empty.
 set -eu
-name=$1 folder=$2 data_root=$3 repository=$4
+name=$1 folder=$2 data_root=$3 layers=$4 repository=$5
 
 # A sysfs shows the network devices of the namespace that mounts it, and hides the cgroups below the old one.
 mkdir -p "$folder/cgroup"
@@ -14,6 +15,10 @@ mount --rbind "$folder/cgroup" /sys/fs/cgroup
 mount -t tmpfs -o mode=1777 shm /dev/shm
 mkdir -p /var/lib/docker
 mount --bind "$data_root" /var/lib/docker
+if [ -n "$layers" ]; then
+    mount --bind "$layers" /var/lib/docker/shared
+    mount -o remount,bind,ro /var/lib/docker/shared
+fi
 mount --bind "$folder/etc" /etc
 mount --bind "$folder/srv" /srv
 mount --bind "$folder/run" /run

@@ -113,12 +113,15 @@ def _ping(path: Path) -> bool:
 class Machine:
     """A host without network and services yet. Everything it writes is below ``folder``."""
 
-    def __init__(self, rig_id: str, name: str, folder: Path, *, data_root: Path | None = None) -> None:
+    def __init__(
+        self, rig_id: str, name: str, folder: Path, *, data_root: Path | None = None, layers: Path | None = None
+    ) -> None:
         self.rig_id = rig_id
         self.name = name
         self.folder = folder
         self.data_root = data_root or folder / "docker"
         """Docker's data root, seen as /var/lib/docker inside."""
+        self._layers = layers  # another data root, seen read-only as /var/lib/docker/shared
         self._holder: subprocess.Popen[bytes] | None = None
         self._init: psutil.Process | None = None
 
@@ -198,7 +201,15 @@ class Machine:
         self._holder = hold_namespaces(
             self.rig_id,
             *("--net", "--mount", "--uts", "--ipc", "--pid", "--fork", "--mount-proc", "--kill-child=KILL", "--"),
-            *("bash", str(init), self.name, str(self.folder), str(self.data_root), str(REPOSITORY)),
+            *(
+                "bash",
+                str(init),
+                self.name,
+                str(self.folder),
+                str(self.data_root),
+                str(self._layers or ""),
+                str(REPOSITORY),
+            ),
         )
 
     def wait_on(self) -> None:

@@ -56,9 +56,25 @@ def cache_folder() -> Path:
     raise RigError("no folder for the rig; set HETERO_RIG_CACHE. " + "; ".join(refused))
 
 
+class Busy(Exception):
+    """Somebody else holds the lock."""
+
+
 @contextmanager
-def locked(path: Path, *, shared: bool = False) -> Iterator[None]:
-    """Hold an advisory lock on a file; it ends with the process whatever happens."""
+def locked(path: Path, *, shared: bool = False, wait: bool = True) -> Iterator[None]:
+    """Hold an advisory lock on a file; it ends with the process whatever happens.
+
+    Args:
+        path: The file, made where there is none.
+        shared: Others may hold it too, when they ask for the same.
+        wait: Wait until it is free.
+
+    Raises:
+        Busy: it is not free, and waiting was not wanted.
+    """
     with path.open("a") as handle:
-        fcntl.flock(handle, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+        try:
+            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError as problem:
+            raise Busy(str(path)) from problem
         yield

@@ -15,8 +15,9 @@ import pytest
 
 from tests.rig import leftovers
 from tests.rig.hosts import Rig
+from tests.rig.image import TrainerImage
 from tests.rig.machine import LOGIN_USER, call, wait_for
-from tests.rig.places import REPOSITORY, RigError, cache_folder
+from tests.rig.places import REPOSITORY, RigError
 
 pytestmark = pytest.mark.rig
 
@@ -51,8 +52,8 @@ def test_hosts_differ_where_machines_differ_and_reach_each_other_only(rig: Rig) 
     assert len({host.fingerprint for host in rig.hosts}) == 3
 
 
-def test_an_image_is_there_without_being_loaded_and_can_be_removed(rig: Rig) -> None:
-    first, second = rig.hosts[0], rig.hosts[1]
+def test_an_image_is_there_without_being_loaded(rig: Rig) -> None:
+    first = rig.hosts[0]
     script = "import trainer, torch; print(trainer.__file__, torch.__version__)"
     said = first.docker("run", "--rm", "--network=host", rig.image, "python3", "-c", script)
     assert said.startswith("/opt/hetero/trainer/__init__.py 2.13.0")
@@ -62,9 +63,17 @@ def test_an_image_is_there_without_being_loaded_and_can_be_removed(rig: Rig) -> 
         )
         == "trainer"
     )
-    second.docker("tag", rig.image, "other:1")
-    second.docker("rmi", "other:1")
-    assert second.docker("images", "--quiet") == first.docker("images", "--quiet") != ""
+
+
+def test_a_host_that_removes_the_image_keeps_it_from_nobody(rig: Rig, trainer_image: TrainerImage) -> None:
+    with Rig(hosts=1, image=trainer_image) as other:
+        (host,) = other.hosts
+        assert "Deleted: sha256:" in host.docker("rmi", rig.image)
+        assert host.docker("images", "--quiet") == ""
+        layers = [path.name for path in (host.data_root / "overlay2").iterdir()]
+        assert layers == ["l"], "nothing is left of the layers either"
+    for host in rig.hosts:
+        assert host.docker("run", "--rm", "--network=host", rig.image, "echo", "still there") == "still there"
 
 
 def test_faults_can_be_made_and_taken_back(rig: Rig) -> None:
@@ -102,16 +111,15 @@ def test_faults_can_be_made_and_taken_back(rig: Rig) -> None:
 
 
 def test_nothing_is_left_of_a_rig(rig_cache: Path) -> None:
-    interfaces = _interfaces()
     with Rig(hosts=1) as rig:
-        name, folder = rig.id, rig.folder
-        assert rig.switch.leg in _interfaces()
+        name, folder, leg = rig.id, rig.folder, rig.switch.leg
+        assert leg in _interfaces()
         assert leftovers.processes(name)
         assert folder.exists()
     assert leftovers.processes(name) == []
     assert leftovers.cgroups(name) == []
     assert name not in Path("/proc/self/mountinfo").read_text()
-    assert _interfaces() == interfaces
+    assert leg not in _interfaces()
     assert not folder.exists()
 
 
@@ -124,34 +132,36 @@ def test_two_rigs_at_once_have_networks_of_their_own(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
-def test_an_interrupted_rig_is_gone_at_once_or_swept_by_the_next(rig_cache: Path, number: signal.Signals) -> None:
+def test_an_interrupted_rig_is_gone_at_once_or_swept_by_the_next(
+    rig_cache: Path, tmp_path: Path, number: signal.Signals
+) -> None:
     script = textwrap.dedent("""
         from tests.rig.hosts import Rig
         with Rig(hosts=1) as rig:
-            print(rig.id, flush=True)
+            print(rig.id, rig.switch.leg, flush=True)
             input()
     """)
-    interfaces = _interfaces()
-    owner = subprocess.Popen(
-        [sys.executable, "-c", script],
-        cwd=REPOSITORY,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-    )
+    with (tmp_path / "stderr").open("w") as stderr:
+        owner = subprocess.Popen(
+            [sys.executable, "-c", script],
+            cwd=REPOSITORY,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        )
     with owner:
         assert owner.stdout is not None
-        name = owner.stdout.readline().strip()
-        assert leftovers.processes(name)
+        name, _, leg = owner.stdout.readline().strip().partition(" ")
+        assert leftovers.processes(name), (tmp_path / "stderr").read_text()
         owner.send_signal(number)
         assert owner.wait(timeout=20) == -number
-    folder = cache_folder() / "rigs" / name
+    folder = rig_cache / "rigs" / name
     if number != signal.SIGKILL:
         assert not folder.exists()
     wait_for(lambda: leftovers.processes(name) == [], f"end of the processes of {name}", timeout=5)
-    leftovers.sweep(folder.parent)
+    leftovers.Claim(rig_cache).release()  # as the next rig begins
     assert not folder.exists()
     assert leftovers.cgroups(name) == []
-    wait_for(lambda: _interfaces() == interfaces, "end of the rig's interface", timeout=5)
+    wait_for(lambda: leg not in _interfaces(), "end of the rig's interface", timeout=5)
