@@ -19,7 +19,7 @@ from remote.inventory_rules import broken_rules
 from remote.inventory_secrets import WHERE_SECRETS_BELONG, secret_keys, secret_lines, without_secrets
 
 _MAX_DEPTH: Final = 32
-_MAX_BYTES: Final = 4 << 20
+_MAX_BYTES: Final = 1 << 20
 _START_HERE: Final = "start from one of the files in configs/"
 
 
@@ -173,11 +173,12 @@ def _printable(text: str) -> str:
 
 
 def _error(mistakes: list[Mistake], text: str, file: str, lines: dict[KeyPath, int]) -> InventoryError:
-    secret_paths = [mistake.path for mistake in mistakes if mistake.text == WHERE_SECRETS_BELONG]
+    secret_paths = {mistake.path for mistake in mistakes if mistake.text == WHERE_SECRETS_BELONG}
     told: dict[tuple[int, str], None] = {}
     for mistake in mistakes:
         is_secret = mistake.text == WHERE_SECRETS_BELONG
-        if not is_secret and any(mistake.path[: len(path)] == path for path in secret_paths):
+        prefixes = (mistake.path[:length] for length in range(1, len(mistake.path) + 1))
+        if not is_secret and any(prefix in secret_paths for prefix in prefixes):
             continue
         told[line_of(lines, mistake.path), f"{path_text(mistake.path) or 'file'}: {mistake.text}"] = None
     secret_at = {line_of(lines, path) for path in secret_paths}

@@ -31,7 +31,8 @@ def path_text(path: KeyPath) -> str:
         if isinstance(part, int):
             parts.append(f"[{part}]")
         else:
-            key = part if _BARE_KEY.fullmatch(part) else json.dumps(part)
+            short = part if len(part) <= _MAX_SHOWN else f"{part[:_MAX_SHOWN]}…"
+            key = short if _BARE_KEY.fullmatch(short) else json.dumps(short)
             parts.append(f".{key}" if parts else key)
     return without_secrets("".join(parts))
 
@@ -73,13 +74,13 @@ def kind_of(value: object) -> str:
 
 def nearest(word: str, options: Iterable[str], synonyms: Mapping[str, str] | None = None) -> str:
     """Return the option a person most likely meant, or an empty string."""
-    known = list(options)
+    known = {option.lower(): option for option in options}
     lowered = word.lower().replace("-", "_")
     for synonym in (synonyms or {}).get(lowered, "").split():
         if synonym in known:
-            return synonym
+            return known[synonym]
     found = difflib.get_close_matches(lowered, known, n=1, cutoff=0.6)
-    return found[0] if found else ""
+    return known[found[0]] if found else ""
 
 
 def value_at(data: Any, path: KeyPath) -> Any:

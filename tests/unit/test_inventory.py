@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -232,6 +233,7 @@ def test_a_wrong_key_or_value_is_told(addition: str, replace: tuple[str, str], m
         ('[[hosts]]\nname = "Tower"\naddress = "b"\n', ("", ""), "14: hosts[1].name", "is also the name of hosts[0]"),
         ('[[hosts]]\nname = "b"\naddress = "192.168.1.100"\n', ("", ""), "15: hosts[1].address", "same address, user and port"),
         ("", ('name = "home"', 'name = "home"\nmaster = "twoer"'), "3: cluster.master", 'did you mean "tower"?'),
+        ('[[hosts]]\nname = "GPU-Box"\n', ('name = "home"', 'name = "home"\nmaster = "gpu_box"'), "3: cluster.master", 'did you mean "GPU-Box"?'),
         ("", ('name = "home"', 'name = "home"\nmaster_address = "tower.lan"'), "3: cluster.master_address", "not an IP address"),
         ('train_address = "x"\n', ("", ""), "13: hosts[0].train_address", "not an IP address"),
         ('jump_host = "a b"\n', ("", ""), "13: hosts[0].jump_host", "user@host:port"),
@@ -461,8 +463,28 @@ def test_a_byte_order_mark_is_skipped(tmp_path: Path) -> None:
 def test_a_huge_file(tmp_path: Path) -> None:
     path = tmp_path / "cluster.toml"
     path.write_bytes(b"#" * (5 << 20))
-    with pytest.raises(InventoryError, match="larger than 4 MiB"):
+    with pytest.raises(InventoryError, match="larger than 1 MiB"):
         load_inventory(path)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'k{0} = "AKIAIOSFODNN7EXAMPLE"',
+        "password{0}_token = 1",
+        "[[hosts]]\nname = 1\nrank{0} = 2",
+        'a.b{0} = ["-----BEGIN ", "x"]',
+        "# https://a:b{0}",
+        "x{0} = [[[[[1]]]]]",
+    ],
+)
+def test_a_large_file_full_of_mistakes_is_told_in_good_time(line: str) -> None:
+    text = "\n".join(line.format(number) for number in range(4_000))
+    started = time.process_time()
+    with pytest.raises(InventoryError):
+        parse_inventory(text)
+    # Work that grows with the square of the file would take far longer.
+    assert time.process_time() - started < 15
 
 
 def test_an_inventory_made_in_code_names_an_unknown_master() -> None:
