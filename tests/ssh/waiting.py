@@ -6,8 +6,8 @@ from pathlib import Path
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait for something another process does; five seconds without it fail the test."""
-    async with asyncio.timeout(5):
+    """Wait for something another process does; twenty seconds without it fail the test."""
+    async with asyncio.timeout(20):
         while not condition():  # noqa: ASYNC110 (the other side is a process: there is no event to wait for)
             await asyncio.sleep(0.01)
 
