@@ -177,7 +177,11 @@ class Dialler:
             started = time.monotonic()
             outcome = self.attempt(port)
             outcome["seconds"] = time.monotonic() - started
-            self.attempts[str(port)] = outcome
+            # Systems limit how often they reject by ICMP, so a rejecting host looks silent in between; a dropping host
+            # never answers.
+            before = self.attempts.get(str(port), {}).get("error")
+            if not (outcome.get("error") == "timeout" and before in ("refused", "unreachable")):
+                self.attempts[str(port)] = outcome
             if "error" not in outcome:
                 return True
         return False
