@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import IO, Final
 
 from trainer.environment import HostEnvironment
@@ -27,8 +27,6 @@ from trainer.options import Options
 MAX_OUTPUT_CHARACTERS: Final = 8192
 DRAIN_SECONDS: Final = 2.0
 """How long the relays may go on after a rank ended: a child of its own may hold the pipe open."""
-QUICK_DEATH_SECONDS: Final = 5.0
-STORE_START_SECONDS: Final = 120.0
 _SEQ: Final = re.compile(r'"seq":(\d+)')
 
 
@@ -41,12 +39,10 @@ class _Rank:
     device: str
     process: subprocess.Popen[bytes]
     relays: list[threading.Thread]
-    started: float
     next_seq: int = 0
     restarts: int = 0
     reported_failure: bool = False
     exit_code: int | None = None
-    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 class Agent:
@@ -156,7 +152,7 @@ class Agent:
         os.close(events_write)
         assert process.stdout is not None
         assert process.stderr is not None
-        started = _Rank(rank, local_rank, device, process, [], time.monotonic())
+        started = _Rank(rank, local_rank, device, process, [])
         if before is not None:
             started.next_seq, started.restarts = before.next_seq, before.restarts + 1
         started.relays = [
@@ -199,8 +195,7 @@ class Agent:
     def _may_restart(self, ended: _Rank, code: int) -> bool:
         """Only a death is worth another try: a rank that says why it failed would fail again."""
         died = code < 0 or not ended.reported_failure
-        quick = time.monotonic() - ended.started < QUICK_DEATH_SECONDS
-        if not (self._options.elastic and died) or quick or self._signals or self._options.script:
+        if not (self._options.elastic and died) or self._signals or self._options.script:
             return False
         if self._store is not None and self._store.returncode is not None:
             return False

@@ -241,7 +241,9 @@ def _shut_down(descriptor: int) -> None:
         if duplicate.family not in (socket.AF_INET, socket.AF_INET6):
             return
         try:
+            # Only connections have a peer. Gloo's listening socket must stay: its thread would end the process.
+            duplicate.getpeername()
             duplicate.shutdown(socket.SHUT_RDWR)
         except OSError:
-            # Not connected: a listening socket, or the peer was quicker.
+            # Not connected, or the peer was quicker.
             return

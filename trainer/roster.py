@@ -100,9 +100,10 @@ class Roster:
         """A rank ended in good order."""
         self._finished.add(rank)
         self._ready.pop(rank, None)
-        out = self._form_if_complete()
         if self._finished >= set(self.members):
-            out += self._to(self._connected - self._finished, {"type": "over"})
+            out = self._to(self._connected - self._finished, {"type": "over"})
+        else:
+            out = self._form_if_complete()
         return out + self._check_over()
 
     def command(self, name: str, message: Mapping[str, Any]) -> Outgoing:

@@ -87,6 +87,9 @@ def calibrate(
                 ) from error
             too_large = size
             break
+        if size / seconds < SLOWER * best:
+            # Slower than a smaller one: the size, or something else that ran at the same time? Ask again.
+            seconds = min(seconds, _measure(run, size, device, deadline)[0])
         table.append((size, seconds))
         memory.append((size, used))
         best = max(best, size / seconds)

@@ -1,0 +1,158 @@
+"""Ranks are lost and come back: nothing is lost or done twice, and it does not take long."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.trainer.cluster import Cluster, cluster
+from trainer.events import Checkpoint, Done, Failed, Hello, Joined, Membership, Notice, Shares, Step
+
+pytestmark = pytest.mark.slow
+
+OPTIONS = (
+    "--samples", "3000", "--global-batch", "60", "--epochs", "2", "--learning-rate", "0.001",
+    "--micro-batch", "20", "--check-every", "1",
+)  # fmt: skip
+SPEEDS = (400.0, 300.0, 200.0)
+
+
+def losses(run: Cluster) -> dict[int, float]:
+    """Return the loss of each step; all ranks that did it must agree."""
+    found: dict[int, set[float]] = {}
+    for event in run.of(Step):
+        found.setdefault(event.step, set()).add(event.loss)
+    assert all(len(each) == 1 for each in found.values())
+    return {step: each.pop() for step, each in found.items()}
+
+
+def assert_once_each(run: Cluster, steps: int) -> None:
+    """Every step was completed once by every rank that reports it, with the whole global batch."""
+    assert sorted(losses(run)) == list(range(steps))
+    for rank in range(3):
+        mine = [event.step for event in run.of(Step, rank)]
+        assert len(mine) == len(set(mine)), "a step was counted twice"
+    assert not [event for event in run.of(Notice) if "drifted" in event.text]
+
+
+def shares_sum(run: Cluster, step: int) -> int:
+    return sum(event.share for event in run.of(Step) if event.step == step)
+
+
+def undisturbed(folder: Path) -> dict[int, float]:
+    with cluster(folder) as run:
+        run.start([1], OPTIONS)
+        assert run.wait() == [0]
+        return losses(run)
+
+
+@pytest.mark.parametrize("victim", [0, 2])
+def test_a_killed_rank_costs_little_comes_back_and_leaves_no_trace_in_the_losses(tmp_path: Path, victim: int) -> None:
+    expected = undisturbed(tmp_path / "alone")
+    with cluster(tmp_path / "together") as run:
+        run.start([1, 1, 1], OPTIONS, speeds=SPEEDS)
+        witness = 1
+        run.wait_for(lambda: len(run.of(Step, witness)) >= 5)
+        run.kill(victim)
+        run.wait_for(lambda: bool(run.of(Membership)))
+        first = run.of(Membership)[0]
+        assert first.left == (victim,)
+        assert first.members == tuple(rank for rank in range(3) if rank != victim)
+        assert f"rank {victim} was lost" in first.reason
+        run.wait_for(lambda: any(event.joined == (victim,) for event in run.of(Membership)))
+        assert len(run.of(Hello, victim)) == 2
+        assert run.wait() == [0, 0, 0]
+        assert not run.of(Failed)
+        assert_once_each(run, 100)
+        # The victim may have died after a reduction and before telling of it.
+        assert sum(shares_sum(run, step) != 60 for step in losses(run)) <= 1
+        assert losses(run) == pytest.approx(expected, rel=1e-3, abs=1e-4)
+        assert {event.samples for event in run.of(Done)} == {6000}
+        events = [event for host in run.hosts for event in host.events if event.rank == victim]
+        assert [event.seq for event in events] == list(range(len(events))), "a restart must not break the numbering"
+
+
+def test_a_killed_rank_costs_the_survivors_less_than_200_ms(tmp_path: Path) -> None:
+    """The best of three counts: this machine may be busy with something else."""
+    costs: list[float] = []
+    with cluster(tmp_path) as run:
+        run.start([1, 1, 1], [*OPTIONS, "--epochs", "50"], speeds=SPEEDS)
+        run.wait_for(lambda: len(run.of(Step, 0)) >= 5)
+        for kills in range(1, 4):
+            before = time.time()
+            run.kill(2)
+            run.wait_for(lambda: len([event for event in run.of(Membership) if event.left == (2,)]) == kills)
+            costs.append(run.of(Membership)[-1].time - before)
+            run.wait_for(lambda: len([event for event in run.of(Membership) if event.joined == (2,)]) == kills)
+            if costs[-1] < 0.2:
+                break
+        run.send("stop")
+        assert run.wait() == [0, 0, 0]
+    assert min(costs) < 0.2, costs
+
+
+def test_a_stopped_rank_is_left_behind_and_catches_up(tmp_path: Path) -> None:
+    expected = undisturbed(tmp_path / "alone")
+    with cluster(tmp_path / "together") as run:
+        run.start([1, 1, 1], OPTIONS, speeds=SPEEDS)
+        run.wait_for(lambda: len(run.of(Step, 0)) >= 5)
+        before = time.time()
+        run.kill(1, signal.SIGSTOP)
+        run.wait_for(lambda: bool(run.of(Membership)))
+        first = run.of(Membership)[0]
+        assert first.members == (0, 2)
+        assert "no sign of life" in first.reason
+        assert first.time - before < 2.5
+        run.wait_for(lambda: run.of(Step, 0)[-1].step >= 12)
+        run.kill(1, signal.SIGCONT)
+        run.wait_for(lambda: any(event.joined == (1,) for event in run.of(Membership)))
+        assert run.wait() == [0, 0, 0]
+        assert len(run.of(Hello, 1)) == 1, "it must catch up in the same process"
+        assert len(run.of(Joined, 1)) == 2
+        assert_once_each(run, 100)
+        assert losses(run) == pytest.approx(expected, rel=1e-3, abs=1e-4)
+
+
+def test_without_elastic_one_lost_rank_ends_all_and_is_named(tmp_path: Path) -> None:
+    with cluster(tmp_path) as run:
+        run.start([1, 1, 1], [*OPTIONS, "--no-elastic"], speeds=SPEEDS)
+        run.wait_for(lambda: len(run.of(Step, 0)) >= 3)
+        run.kill(1)
+        assert run.wait(timeout=20) == [1, 137, 1]
+        for rank in (0, 2):
+            assert "rank 1 was lost" in run.of(Failed, rank)[-1].error
+        assert "SIGKILL" in run.of(Failed, -1)[0].error
+        assert not run.of(Membership)
+
+
+def test_two_ranks_die_at_once_and_the_restart_limit_holds(tmp_path: Path) -> None:
+    with cluster(tmp_path) as run:
+        run.start([1, 1, 1], [*OPTIONS, "--max-restarts", "0"], speeds=SPEEDS)
+        run.wait_for(lambda: len(run.of(Step, 1)) >= 3)
+        run.kill(0)
+        run.kill(2)
+        assert run.wait() == [137, 0, 137]
+        assert run.of(Membership)[-1].members == (1,)
+        assert_once_each(run, 100)
+        assert run.of(Shares)[-1].shares == (0, 60, 0)
+        assert [event.step for event in run.of(Checkpoint, 1)] == [100]
+        assert {event.samples for event in run.of(Done)} == {6000}
+
+
+def test_a_rank_lost_while_all_are_paused(tmp_path: Path) -> None:
+    with cluster(tmp_path) as run:
+        run.start([1, 1, 1], [*OPTIONS, "--max-restarts", "0"], speeds=SPEEDS)
+        run.wait_for(lambda: len(run.of(Step, 1)) >= 3)
+        run.send("pause")
+        run.wait_for(lambda: any(event.text == "paused" for event in run.of(Notice)))
+        run.kill(2)
+        run.wait_for(lambda: bool(run.of(Membership)))
+        paused_at = run.of(Step, 0)[-1].step
+        run.send("resume")
+        run.wait_for(lambda: run.of(Step, 0)[-1].step > paused_at + 3)
+        run.send("stop")
+        assert run.wait() == [0, 0, 137]
+        assert {event.state for event in run.of(Done)} == {"stopped"}
