@@ -49,13 +49,13 @@ class Terminal:
         self._painted = bytearray()
 
     def wait_for(self, pattern: str, timeout: float) -> float:
-        """Return the seconds from the program's start until ``pattern`` was painted.
+        """Wait until ``pattern`` is painted, after what earlier calls found; return seconds since the program's start.
 
         Raises:
             TimeoutError: it was not within ``timeout`` seconds, or the program ended before; says what was painted.
         """
         wanted = re.compile(pattern.encode())
-        deadline = self.started + timeout
+        deadline = time.perf_counter() + timeout
         while (left := deadline - time.perf_counter()) > 0:
             if not select.select([self._master], [], [], left)[0]:
                 break
@@ -64,9 +64,27 @@ class Terminal:
             except OSError:  # the program closed its end of the terminal
                 break
             if wanted.search(_ESCAPES.sub(b"", bytes(self._painted))):
+                self._painted.clear()
                 return time.perf_counter() - self.started
         shown = _ESCAPES.sub(b"", bytes(self._painted)).decode(errors="replace")[-800:]
         raise TimeoutError(f"{pattern!r} was not painted within {timeout:.0f} s; last: {shown}")
+
+    def wait(self, timeout: float) -> int:
+        """Go on reading, as a terminal does, until the program has ended; return its exit status.
+
+        Raises:
+            TimeoutError: it did not end within ``timeout`` seconds.
+        """
+        deadline = time.perf_counter() + timeout
+        while (status := self.process.poll()) is None:
+            if time.perf_counter() > deadline:
+                raise TimeoutError(f"the program did not end within {timeout:.0f} s")
+            if select.select([self._master], [], [], 0.1)[0]:
+                try:
+                    os.read(self._master, 1 << 16)
+                except OSError:  # the program closed its end of the terminal
+                    return self.process.wait(timeout)
+        return status
 
     def send(self, keys: bytes) -> None:
         """Type."""
