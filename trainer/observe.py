@@ -32,6 +32,7 @@ from weakref import WeakKeyDictionary
 
 import trainer
 from trainer.events import Done, Emitter, Joined, Notice, Step
+from trainer.gradient_clock import GradientClock
 
 RECENT_BATCHES: Final = 3
 """Batch sizes of the loader that a forward may belong to: some loops fetch a batch or two ahead."""
@@ -182,7 +183,7 @@ class Observer:
         self._primary = 0
         self._others: set[int] = set()
         self._told_joined = False
-        self._gradients: _Gradients | None = None
+        self._gradients: GradientClock | None = None
         self._begin = time.perf_counter()
         self._waited = 0.0
         self._interrupted = True
@@ -277,7 +278,7 @@ class Observer:
         self._handles.append(module.register_forward_pre_hook(self._before_forward, with_kwargs=True))
         if self._gradients is not None:
             self._gradients.remove()
-        self._gradients = _Gradients(module)
+        self._gradients = GradientClock(module)
         self._before_forward(module, arguments, {})
 
     def _before_forward(self, module: Any, arguments: tuple[Any, ...], named: Mapping[str, Any]) -> None:
@@ -376,91 +377,6 @@ class Observer:
         self._begin = time.perf_counter() - waited
         self._waited = waited
         self._interrupted = False
-
-
-class _Gradients:
-    """Measures forward and backward of a module up to its last gradient, before anything is waited for.
-
-    On a GPU the times are those of CUDA events, read one step later, when they are there without waiting.
-    """
-
-    KEPT: Final = 2
-    """Gradients watched once it is known which come last."""
-
-    def __init__(self, module: Any) -> None:
-        parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        self._on_gpu = parameters[0].device.type == "cuda"
-        self._order: list[int] = []
-        self._handles = {
-            index: parameter.register_post_accumulate_grad_hook(self._accumulated(index))
-            for index, parameter in enumerate(parameters)
-        }
-        self._began: Any = None
-        self._last: Any = None
-        self._stepped = 0.0
-        self._finished: tuple[Any, Any] | None = None
-        self._narrowed = False
-
-    def remove(self) -> None:
-        """Take the hooks away."""
-        for handle in self._handles.values():
-            handle.remove()
-        self._handles.clear()
-
-    def begin(self) -> None:
-        """A forward begins; the first one since the last step counts."""
-        if self._began is None:
-            self._began = self._now()
-
-    def end(self) -> None:
-        """The optimizer is about to step: gradients are complete, here and on the other ranks."""
-        self._stepped = time.perf_counter()
-        self._narrow()
-
-    def seconds(self) -> float | None:
-        """Return the compute time of the step that ended, or None when it is not known."""
-        began, last, self._began, self._last = self._began, self._last, None, None
-        pair = None if began is None or last is None else (began, last)
-        if not self._on_gpu:
-            self._finished = pair
-            return None if pair is None else float(pair[1] - pair[0])
-        before: tuple[Any, Any] | None = self._finished
-        self._finished = pair
-        if before is None or not before[1].query():
-            return None
-        return float(before[0].elapsed_time(before[1])) / 1000
-
-    def waited(self, duration: float) -> float:
-        """Return the seconds between the last gradient and the optimizer's step; call it after :meth:`seconds`."""
-        if self._on_gpu or self._finished is None:
-            return 0.0
-        return min(max(0.0, self._stepped - float(self._finished[1])), duration)
-
-    def _accumulated(self, index: int) -> Callable[[Any], None]:
-        def hook(_parameter: Any) -> None:
-            self._last = self._now()
-            if not self._narrowed:
-                self._order.append(index)
-
-        return hook
-
-    def _narrow(self) -> None:
-        """Keep only the hooks of the gradients that came last, so that watching costs next to nothing."""
-        if self._narrowed or not self._order:
-            return
-        self._narrowed = True
-        last = list(dict.fromkeys(reversed(self._order)))[: self.KEPT]
-        for index in [index for index in self._handles if index not in last]:
-            self._handles.pop(index).remove()
-
-    def _now(self) -> Any:
-        if not self._on_gpu:
-            return time.perf_counter()
-        import torch
-
-        event: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        event.record()
-        return event
 
 
 def batch_size(batch: Any) -> int:

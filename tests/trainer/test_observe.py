@@ -340,3 +340,25 @@ def test_hooks_are_gone_after_removal(capsys: pytest.CaptureFixture[str]) -> Non
     assert DataLoader.__iter__ is original
     assert not model._forward_pre_hooks
     assert not any(parameter._post_accumulate_grad_hooks for parameter in model.parameters())
+
+
+def test_compute_on_a_gpu_is_measured_by_its_own_clock() -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU here")
+    from trainer.events import Emitter
+    from trainer.observe import install
+
+    lines: list[str] = []
+    model = torch.nn.Sequential(*[torch.nn.Linear(2048, 2048) for _ in range(8)]).cuda()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    observer = install(Emitter(0, lines.append), 1)
+    for _ in range(8):
+        model(torch.ones(512, 2048, device="cuda")).sum().backward()
+        optimizer.step()
+        torch.cuda.synchronize()
+    observer.remove()
+    steps = [event for event in map(decode, lines) if isinstance(event, Step)]
+    assert all(0 < step.compute <= step.duration for step in steps)
+    assert all(step.share == 512 for step in steps)

@@ -270,3 +270,15 @@ def test_control_group_files_of_both_versions_are_found(tmp_path: Path) -> None:
 def test_devices_other_than_cuda_have_no_uuid() -> None:
     assert gpu_uuid("cpu") == ""
     assert gpu_uuid("mps") == ""
+
+
+def test_sensors_of_a_real_gpu() -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU here")
+    torch.ones(1 << 20, device="cuda:0")
+    reading = GpuSensors(gpu_uuid("cuda:0")).read()
+    assert reading.gpu_memory_used is not None
+    assert reading.gpu_memory_total == pytest.approx(torch.cuda.get_device_properties(0).total_memory, rel=0.1)
+    assert reading.gpu_percent is not None
