@@ -24,11 +24,11 @@ _RUN = "label=hetero-tui.run"
 class Client:
     """Runs ``hetero-tui COMMAND cluster.toml`` and looks past it at what the containers wrote."""
 
-    def __init__(self, rig: Rig, folder: Path, **training: TomlValue) -> None:
-        """Write the cluster file; ``training`` as in ``cluster_toml``."""
+    def __init__(self, rig: Rig, folder: Path, text: str = "", **training: TomlValue) -> None:
+        """Write the cluster file: ``text``, or one with these keys in its table ``training``."""
         self.rig = rig
         self.folder = folder
-        self.cluster = write_cluster(folder, cluster_toml(rig, training))
+        self.cluster = write_cluster(folder, text or cluster_toml(rig, training))
 
     def _command(self, name: str, *options: str) -> list[str]:
         return [sys.executable, "-m", "hetero_tui", name, *options, str(self.cluster)]

@@ -17,13 +17,20 @@ def _table(header: str, values: dict[str, TomlValue]) -> str:
     return f"{header}\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())
 
 
-def cluster_toml(rig: Rig, training: Mapping[str, TomlValue] | None = None, *, user: str = LOGIN_USER) -> str:
+def cluster_toml(
+    rig: Rig,
+    training: Mapping[str, TomlValue] | None = None,
+    *,
+    user: str = LOGIN_USER,
+    each_host: Mapping[str, TomlValue] | None = None,
+) -> str:
     """Return an inventory of all hosts of the rig that trains a built-in workload in the rig's image.
 
     Args:
         rig: A running rig that has an image.
         training: Keys of the table ``training``, over small defaults.
         user: Account to log in with.
+        each_host: Keys of every host's table, besides name, address and login.
     """
     small: dict[str, TomlValue] = {
         "workload": "simple_cnn",
@@ -47,7 +54,7 @@ def cluster_toml(rig: Rig, training: Mapping[str, TomlValue] | None = None, *, u
             "identity_file": str(rig.identity_file),
             "host_key": host.fingerprint,
         }
-        tables.append(_table("[[hosts]]", entry))
+        tables.append(_table("[[hosts]]", entry | dict(each_host or {})))
     return "\n".join(tables)
 
 
