@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,10 +65,20 @@ class DockerRuntime:
         return _state_of(self.host, run_id, record)
 
     async def logs(self, run_id: str, after: str = "", *, follow: bool = True) -> AsyncGenerator[list[LogLine], None]:
+        container = await self._container(run_id)
+        position = after
+        # An engine may end a stream that it follows before the container's last messages, so it is asked once more.
+        for follows in (True, False) if follow else (False,):
+            async with aclosing(self._lines(container, position, follow=follows)) as batches:
+                async for lines in batches:
+                    position = lines[-1].position
+                    yield lines
+
+    async def _lines(self, container: str, after: str, *, follow: bool) -> AsyncGenerator[list[LogLine], None]:
         position = Position.parse(after) if after else None
         assembler = LineAssembler(position)
-        container = await self._container(run_id)
-        async with self.engine.logs(container, since=position.since if position else "", follow=follow) as batches:
+        since = position.since if position else ""
+        async with self.engine.logs(container, since=since, follow=follow) as batches:
             async for frames in batches:
                 if lines := assembler.feed(frames):
                     yield lines

@@ -338,18 +338,18 @@ class Engine:
     async def _ask(self, what: str, request: Callable[[], _T]) -> _T:
         """Make a request that changes nothing; a connection the engine had closed while idle is opened anew."""
         try:
-            return await _in_thread(self._executor, self.host, what, request)
+            return await self._request(what, request)
         except EngineError as error:
             if not isinstance(error.__cause__, requests.exceptions.ConnectionError):
                 raise
-        return await _in_thread(self._executor, self.host, what, request)
+        return await self._request(what, request)
 
     async def _change(self, what: str, request: Callable[[], _T]) -> _T:
         """Make a request that changes something, and wait for the answer even when cancelled.
 
         A thread cannot be called back, and whoever cleans up afterwards must find everything that was made.
         """
-        task = asyncio.ensure_future(_in_thread(self._executor, self.host, what, request))
+        task = asyncio.ensure_future(self._request(what, request))
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
@@ -357,6 +357,24 @@ class Engine:
             if not task.cancelled():
                 task.exception()  # looked at, or asyncio complains; the cancellation is what the caller gets
             raise
+
+    async def _request(self, what: str, request: Callable[[], _T]) -> _T:
+        """Make a request in a thread; without the host's connection the engine is not to blame.
+
+        Raises:
+            ConnectionDropped: the host's connection is lost.
+            EngineError: the engine refused or did not answer.
+        """
+        self._require_connection(what)
+        try:
+            return await _in_thread(self._executor, self.host, what, request)
+        except EngineError:
+            self._require_connection(what)
+            raise
+
+    def _require_connection(self, what: str) -> None:
+        if not getattr(self.runner, "is_connected", True):
+            raise ConnectionDropped(f"the connection was lost, so `{what}` got no answer", host=self.host)
 
     async def _change_unless_gone(self, what: str, request: Callable[[], object]) -> None:
         try:
