@@ -15,6 +15,7 @@ from textual.filter import LineFilter
 from textual.worker import Worker, WorkerState
 
 from hetero_tui.commands import RunCommands
+from hetero_tui.contact import Contact
 from hetero_tui.messages import (
     Attached,
     Connected,
@@ -26,20 +27,18 @@ from hetero_tui.messages import (
 )
 from hetero_tui.run_control import RunControl
 from hetero_tui.screens.checklist import ChecklistScreen
-from hetero_tui.screens.dialogs import Choice, Confirm, ErrorDialog
+from hetero_tui.screens.dialogs import Confirm, ErrorDialog
 from hetero_tui.screens.help import HelpScreen, help_text
-from hetero_tui.screens.host_key import host_key_question
 from hetero_tui.screens.launch import LaunchScreen
 from hetero_tui.screens.monitor import MonitorScreen
 from hetero_tui.screens.plan import PlanScreen
-from hetero_tui.screens.questions import attach_options, failure_text
+from hetero_tui.screens.questions import failure_text
 from hetero_tui.theme import AsciiFilter, Glyphs, default_theme
 from hetero_tui.views import RunState
 from hetero_tui.widgets.lines import glyphs_of
 
 if TYPE_CHECKING:
     from hetero_tui.session import LaunchProgress, SessionProtocol
-    from remote.errors import HostKeyUnknown
     from remote.plan import LaunchPlan
 
 CLOSE_SECONDS: Final = 5.0
@@ -83,11 +82,11 @@ class HeteroApp(App[int]):
         self.session = session
         self.readonly = readonly
         self.control = RunControl(self)
+        self._contact = Contact(self)
         self._start = start
+        self._quit_question: Confirm | None = None
         self._auto_launch = auto_launch
-        self._asking = asyncio.Lock()
         self._checklist = ChecklistScreen(session)
-        self._following = False
         if "TEXTUAL_THEME" not in os.environ:
             self.theme = default_theme(os.environ)
 
@@ -105,9 +104,10 @@ class HeteroApp(App[int]):
         """Open the checklist and make contact."""
         self.set_class(self.ascii_only, "-ascii")
         self.push_screen(self._checklist)
-        self._work(self._connect(first=True), "connect")
+        self._contact.connect(look_for_runs=not self._auto_launch)
 
-    def _work(self, body: Coroutine[object, object, None], group: str) -> None:
+    def work(self, body: Coroutine[object, object, None], group: str) -> None:
+        """Run a body in the background; a newer one of the same group takes its place."""
         self.run_worker(body, group=group, exclusive=True, exit_on_error=False)
 
     @on(Worker.StateChanged)
@@ -128,22 +128,8 @@ class HeteroApp(App[int]):
 
     def connect_and_check(self) -> None:
         """Connect where there is no connection, then run the whole checklist."""
-        self._work(self._connect(first=False), "connect")
-
-    async def _connect(self, *, first: bool) -> None:
-        try:
-            await self.session.connect(self._confirm_host_key)
-            self.post_message(Connected())
-            if first and not self._auto_launch:
-                self.post_message(RunsFound(await self.session.find_runs()))
-        except Exception as error:  # noqa: BLE001 - shown to the person, whatever it is
-            self.post_message(OperationFailed("Connecting failed", error))
-
-    async def _confirm_host_key(self, unknown: HostKeyUnknown) -> bool:
-        async with self._asking:
-            answer: asyncio.Future[bool | None] = asyncio.get_running_loop().create_future()
-            self.push_screen(host_key_question(unknown), answer.set_result)
-            return bool(await answer)
+        self._start = "checklist"
+        self._contact.connect(look_for_runs=False)
 
     @on(Connected)
     def connected(self) -> None:
@@ -156,32 +142,9 @@ class HeteroApp(App[int]):
         """Offer to take over what runs already."""
         if self._start == "monitor" and self.session.run_id:
             self.post_message(Attached())
-            return
-        options = attach_options(message.runs)
-        if self._start == "monitor" and len(options) == 1:
-            self._work(self._take_over(options[0][0]), "attach")
-        elif options:
-            self.push_screen(
-                Choice("Earlier runs were found on the hosts", "Take one over?", [*options, ("", "No, start anew")]),
-                self._attach_chosen,
-            )
-        elif self._start == "monitor":
-            self.notify("No run was found on the hosts", severity="warning", markup=False)
+        elif not self._contact.choose_run(message.runs, self._start) and self._start == "monitor":
+            self.notify("No run is taken over: here is the checklist", severity="warning", markup=False)
             self._checklist.run_checks()
-
-    def _attach_chosen(self, run_id: str | None) -> None:
-        if run_id:
-            self._work(self._take_over(run_id), "attach")
-        elif self._start == "monitor":
-            self._checklist.run_checks()
-
-    async def _take_over(self, run_id: str) -> None:
-        try:
-            await self.session.attach(run_id)
-        except Exception as error:  # noqa: BLE001 - shown to the person, whatever it is
-            self.post_message(OperationFailed(f"Run {run_id} could not be taken over", error))
-        else:
-            self.post_message(Attached())
 
     @on(Attached)
     def attached(self) -> None:
@@ -239,7 +202,7 @@ class HeteroApp(App[int]):
             self.push_screen(screen)
         else:
             self.switch_screen(screen)
-        self._work(self._launch_worker(screen), "launch")
+        self.work(self._launch_worker(screen), "launch")
 
     async def _launch_worker(self, screen: LaunchScreen) -> None:
         def report(progress: LaunchProgress) -> None:
@@ -268,8 +231,7 @@ class HeteroApp(App[int]):
     # The run
 
     def _follow_run(self) -> None:
-        self._following = True
-        self._work(self._follow(), "follow")
+        self.work(self._follow(), "follow")
 
     async def _follow(self) -> None:
         try:
@@ -281,7 +243,6 @@ class HeteroApp(App[int]):
     @on(RunEnded)
     def run_ended(self) -> None:
         """Say how it ended; the first failing rank comes first."""
-        self._following = False
         self.refresh_bindings()
         view = self.session.store.cluster_view()
         if view.state is RunState.FAILED and self.session.store.failures:
@@ -335,20 +296,19 @@ class HeteroApp(App[int]):
             self.push_screen(HelpScreen(help_text(self.screen, self.glyphs)))
 
     async def action_quit(self) -> None:
-        """Leave; ask first while something runs."""
+        """Leave; ask first while something runs. Asked twice is an answer."""
         launching = isinstance(self.screen, LaunchScreen) and self.screen.running
         if isinstance(self.screen, Confirm):
+            self.screen.dismiss(self.screen is self._quit_question)
             return
         if not (launching or self.control.active):
-            self._work(self._leave(), "leave")
+            self.work(self._leave(), "leave")
             return
         text = "Training goes on without this program. Run hetero-tui again to reattach."
         if launching:
             text = "The launch is not finished. What was started stays on the hosts; run hetero-tui again to find it."
-        self.push_screen(
-            Confirm("Quit hetero-tui?", text, yes="Quit", no="Stay"),
-            lambda yes: self._work(self._leave(), "leave") if yes else None,
-        )
+        self._quit_question = Confirm("Quit hetero-tui?", text, yes="Quit", no="Stay")
+        self.push_screen(self._quit_question, lambda yes: self.work(self._leave(), "leave") if yes else None)
 
     async def _leave(self) -> None:
         with contextlib.suppress(TimeoutError):  # a connection that does not close must not keep the person here

@@ -51,6 +51,8 @@ class RankRecord:
         self._spark: deque[float] = deque(maxlen=SPARK_POINTS)
         self._spark_share = 0
         self._spark_seconds = 0.0
+        self._waits: deque[float] = deque(maxlen=SPARK_POINTS)
+        self._spark_wait = 0.0
 
     @property
     def share(self) -> int:
@@ -117,10 +119,12 @@ class RankRecord:
         )
         self._spark_share += self.last_share
         self._spark_seconds += duration
+        self._spark_wait += min(duration, sane_seconds(event.wait))
         if self._spark_seconds >= SPARK_SECONDS:
             self._spark.append(self._spark_share / self._spark_seconds)
+            self._waits.append(self._spark_wait / self._spark_seconds)
             self._spark_share = 0
-            self._spark_seconds = 0.0
+            self._spark_seconds = self._spark_wait = 0.0
 
     def view(self, now: float, *, paused: bool) -> RankView:
         """Return the rank as it stands at ``now``."""
@@ -151,6 +155,7 @@ class RankRecord:
             throttle_reasons=() if hardware is None else tuple(clean(each, 60) for each in hardware.throttle_reasons),
             age=shown_age,
             spark=tuple(self._spark),
+            waits=tuple(self._waits),
             step=self.step,
             lost_lines=self.lost_lines,
             error=self.error,

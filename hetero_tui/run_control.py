@@ -92,7 +92,7 @@ class RunControl:
 
     def _stop_answered(self, yes: bool | None) -> None:
         if yes:
-            self._app.run_worker(self._stop(), group="stop", exclusive=True, exit_on_error=False)
+            self._app.work(self._stop(), "stop")
 
     async def _stop(self) -> None:
         session = self._app.session

@@ -362,7 +362,8 @@ class Store:
         self.events.append(record)
         if record.kind in ("notice", "failed", "shares", "membership", "checkpoint"):
             stream = record.level if record.level in ("warning", "error") else "notice"
-            self._log(LogRecord(record.time, record.host, record.rank, f"{record.kind}: {record.text}", stream))
+            text = record.text if record.text.startswith(record.kind) else f"{record.kind}: {record.text}"
+            self._log(LogRecord(record.time, record.host, record.rank, text, stream))
 
     def _log(self, record: LogRecord) -> None:
         self.log.append(record)
@@ -498,12 +499,14 @@ class Store:
     def _efficiency(self, training: list[RankView], rate: float) -> Efficiency | None:
         ideal = sum(view.speed for view in training)
         slowest = batch = 0.0
+        steps = 0
         for view in training:
             totals = self._ranks[view.rank].window.totals()
             if totals.steps:
                 slowest = max(slowest, totals.compute / totals.steps)
+                steps = max(steps, totals.steps)
                 batch = max(batch, totals.global_batch / totals.steps)  # an epoch's last batch may be short
-        complete = [tally.max_compute for tally in self._tallies.values() if tally.ranks >= len(training)][-64:]
+        complete = [tally.max_compute for tally in self._tallies.values() if tally.ranks >= len(training)][-steps:]
         mean_slowest = sum(complete) / len(complete) if complete else slowest
         if ideal <= 0 or slowest <= 0 or mean_slowest <= 0 or rate <= 0 or batch <= 0:
             return None

@@ -100,6 +100,8 @@ class RankView:
     """Seconds since the last event came in, on this machine's clock; ``None`` before the first."""
     spark: tuple[float, ...] = ()
     """Samples per second, about one value a second, oldest first."""
+    waits: tuple[float, ...] = ()
+    """Part of its steps the rank spent waiting, about one value a second, oldest first."""
     step: int = 0
     lost_lines: int = 0
     error: str = ""

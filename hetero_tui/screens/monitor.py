@@ -17,6 +17,7 @@ from hetero_tui.messages import RankChosen
 from hetero_tui.screens.base import LiveScreen
 from hetero_tui.views import EFFICIENCY_DEFINITION, RunState
 from hetero_tui.widgets.header_bar import HeaderBar
+from hetero_tui.widgets.heat_map import HeatMap
 from hetero_tui.widgets.line_chart import LineChart
 from hetero_tui.widgets.lines import LineView
 from hetero_tui.widgets.log_pane import LogPane
@@ -130,7 +131,9 @@ class MonitorScreen(LiveScreen):
                 yield LogPane(self.session, "log", id="overview-log")
             with Container(id="balance"):
                 yield EfficiencyLines(self.session)
-                yield ShareBars(self.session, id="balance-shares")
+                with Horizontal(id="balance-top"):
+                    yield ShareBars(self.session, id="balance-shares")
+                    yield HeatMap(self.session)
                 yield Rebalances(self.session)
             with Container(id="charts"):
                 yield LineChart("Loss of the global batch", lambda: self.session.store.loss_history, id="charts-loss")

@@ -167,15 +167,14 @@ class ChecklistGrid(LineView, can_focus=True):
         for name in self.hosts:
             status = self._session.hosts.get(name)
             phase = status.phase if status else "waiting"
-            glyph, style = self._phase(phase)
-            if cell < WORD_CELLS:
-                # The end of a name tells alike hosts apart; the detail shows it whole.
-                connected = phase == "connected"
-                line.cell(name[-(cell - 1) :] if connected else glyph, cell, self.tone("bold") if connected else style)
-                continue
-            word = "" if phase == "connected" or cell < WORD_CELLS + 6 else f" {phase}"
-            line.add(f"{glyph} ", style)
-            line.add(fit(name + word, cell - 3, ellipsis=self.glyphs.ellipsis), self.tone("bold")).add(" ")
+            # In a narrow column the end of a name tells alike hosts apart; the detail shows it whole.
+            shown = name[-(cell - 1) :] if cell < WORD_CELLS else name
+            if phase != "connected":
+                glyph, style = self._phase(phase)
+                line.add(glyph if cell < WORD_CELLS else f"{glyph} ", style)
+                shown = "" if cell < WORD_CELLS else f"{name} {phase}" if cell >= WORD_CELLS + 8 else name
+            line.add(fit(shown, cell * (self.hosts.index(name) + 1) - 1 - line.width, ellipsis=self.glyphs.ellipsis))
+            line.add(" ")
         return left, line.strip(max(line.width, self.scrollable_content_region.width - title))
 
     def _phase(self, phase: str) -> tuple[str, Style]:
