@@ -47,6 +47,8 @@ class Figure:
     anchor: str = ""
     """What the figure is relative to, measured in the same run."""
     note: str = ""
+    failed: bool = False
+    """True where the measurement itself broke: that fails even a quick run."""
 
     @property
     def target(self) -> str:
@@ -55,7 +57,9 @@ class Figure:
 
     @property
     def met(self) -> bool | None:
-        """Whether the goal was reached; None without a value or a goal."""
+        """Whether the goal was reached; False for a broken measurement, None without a value or a goal."""
+        if self.failed:
+            return False
         if self.value is None or self.comparison is None or self.goal is None:
             return None
         match self.comparison:
@@ -107,6 +111,11 @@ def at_most(id: str, value: float, goal: float, unit: str = "s", *, anchor: str 
 def skipped(id: str, reason: str, unit: str = "") -> Figure:
     """Return a figure that cannot be measured here, with the reason."""
     return Figure(id=id, value=None, unit=unit, note=f"skipped: {reason}")
+
+
+def failed(id: str, reason: str, unit: str = "") -> Figure:
+    """Return a figure whose measurement broke: what was measured did not work."""
+    return Figure(id=id, value=None, unit=unit, note=f"failed: {reason}", failed=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +178,7 @@ def header() -> str:
 def row(figure: Figure) -> str:
     """Return one line of the table."""
     value = "-" if figure.value is None else f"{figure.value:.4g}"
-    met = "-" if figure.met is None else "yes" if figure.met else "MISSED"
+    met = "-" if figure.met is None else "yes" if figure.met else "FAILED" if figure.failed else "MISSED"
     cells = (figure.id, value, figure.unit, figure.target, met)
     told = " · ".join(filter(None, (figure.anchor, figure.note)))
     return " ".join(f"{cell:<{width}}" for cell, (width, _) in zip(cells, COLUMNS, strict=True)) + f" {told}"
@@ -178,8 +187,8 @@ def row(figure: Figure) -> str:
 def main(name: str, build: Build, arguments: Sequence[str] | None = None) -> int:
     """Run a benchmark from the command line and return its exit code.
 
-    Figures are printed as they come. The code is 1 when a target was missed, except with ``--quick``; 2 when the
-    JSON file cannot be written (argparse uses 2 for a wrong option as well).
+    Figures are printed as they come. The code is 1 when a measurement broke, or when a target was missed without
+    ``--quick``; 2 when the JSON file cannot be written (argparse uses 2 for a wrong option as well).
     """
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}")
     parser.add_argument("--quick", action="store_true", help="short run: shows that it works, proves nothing")
@@ -192,11 +201,12 @@ def main(name: str, build: Build, arguments: Sequence[str] | None = None) -> int
     print(f"{name}: {shown}{', quick run' if options.quick else ''}\n{header()}", flush=True)
     figures = []
     for figure in build(options):
-        if not options.wants(figure.id):
+        if not (figure.failed or options.wants(figure.id)):
             continue
         figures.append(figure)
         print(row(figure), flush=True)
-    missed = [figure.id for figure in figures if figure.met is False]
+    broken = any(figure.failed for figure in figures)
+    missed = any(figure.met is False for figure in figures)
     if given.json is not None:
         document = {
             "benchmark": name,
@@ -209,4 +219,4 @@ def main(name: str, build: Build, arguments: Sequence[str] | None = None) -> int
         except OSError as error:
             print(f"cannot write {given.json}: {error}", file=sys.stderr)
             return 2
-    return 1 if missed and not options.quick else 0
+    return 1 if broken or (missed and not options.quick) else 0

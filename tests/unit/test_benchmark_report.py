@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.report import Figure, Options, at_least, at_most, machine, main, measured, skipped
+from benchmarks.report import Figure, Options, at_least, at_most, failed, machine, main, measured, skipped
 from benchmarks.trainer_balance import steps_to_settle
 from benchmarks.trainer_faults import pause_around
 
@@ -49,6 +49,13 @@ def test_a_missed_target_is_an_exit_code_and_a_word(capsys: pytest.CaptureFixtur
     # A quick run proves nothing, so it cannot fail a target either.
     assert main("example", some, ["--quick"]) == 0
     assert "MISSED" in capsys.readouterr().out
+
+
+def test_a_broken_measurement_fails_even_a_quick_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "figures.json"
+    assert main("example", lambda _: iter([failed("pause_s", "the run ended")]), ["--quick", "--json", str(file)]) == 1
+    assert "FAILED" in capsys.readouterr().out
+    assert json.loads(file.read_text())["figures"][0]["met"] is False
 
 
 def test_only_some_figures(capsys: pytest.CaptureFixture[str]) -> None:
