@@ -51,7 +51,8 @@ def docker_socket() -> Iterator[str]:
     finally:
         process.terminate()
         process.wait(30)
-        shutil.rmtree(folder, ignore_errors=True)
+        _unmount_below(folder)
+        shutil.rmtree(folder)
 
 
 @pytest_asyncio.fixture
@@ -84,6 +85,13 @@ def _wait_for(process: subprocess.Popen[bytes], path: Path, log: Path) -> docker
                 return docker.APIClient(base_url=f"unix://{path}", version="auto")
         time.sleep(0.05)
     pytest.skip(f"dockerd does not run here: {log.read_text(errors='replace')[-400:]}")
+
+
+def _unmount_below(folder: Path) -> None:
+    """Take away what the engine leaves mounted in its folders, such as the network namespace of its host."""
+    mounted = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+    for path in sorted((each for each in mounted if each.startswith(f"{folder}/")), reverse=True):
+        subprocess.run(["umount", path], check=True)
 
 
 def _load_image(client: docker.APIClient, busybox: Path) -> None:
