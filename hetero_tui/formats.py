@@ -91,6 +91,6 @@ def axis(value: float) -> str:
         return f"{value:.0f}"
     if magnitude >= 1:
         return f"{value:.2f}".rstrip("0").rstrip(".")
-    if magnitude >= 0.001:
+    if magnitude >= 0.0001:
         return f"{value:.4f}".rstrip("0")
     return f"{value:.0e}"

@@ -8,10 +8,12 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, Generic, TypeVar
 
+from hetero_tui.event_text import describe
 from hetero_tui.rank_record import RankRecord, sane_samples, sane_seconds
 from hetero_tui.sanitize import clean, clean_block
+from hetero_tui.sequences import Sequences
 from hetero_tui.views import (
     ClusterView,
     Efficiency,
@@ -50,8 +52,13 @@ EVENT_RECORDS: Final = 2_000
 SHARES_RECORDS: Final = 200
 FAILURE_RECORDS: Final = 64
 STEP_TALLIES: Final = 128
+UNCHANGED_SECONDS: Final = 0.05
+MANY_RANKS: Final = 128
+MANY_RANKS_SECONDS: Final = 0.5
 _PAUSE_TAKES_EFFECT: Final = 5.0
 """Seconds after which a new step means that the run is no longer paused."""
+
+T = TypeVar("T")
 
 _CONSEQUENCE: Final = re.compile(
     r"connection (?:reset|closed|refused)|broken pipe|timed? ?out waiting|peer|socket closed|remote process exited"
@@ -62,20 +69,27 @@ _RANK_IN_TEXT: Final = re.compile(r"rank (\d{1,5}) ")
 
 
 @dataclass(slots=True)
-class _Sequence:
-    """Where the numbering of one process stands."""
-
-    expected: int
-    last_time: float
-    process_id: int
-
-
-@dataclass(slots=True)
 class _Tally:
     """One optimizer step over all ranks that have told of it."""
 
     ranks: int = 0
     max_compute: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Cached(Generic[T]):
+    """A view of all ranks, which several widgets ask for in the same tick."""
+
+    value: T
+    made: float
+    version: int
+
+    def fresh(self, now: float, version: int, ranks: int) -> bool:
+        """Tell whether it may be shown again: nothing new, or so many ranks that making it anew costs too much."""
+        age = now - self.made
+        return (self.version == version and 0 <= age < UNCHANGED_SECONDS) or (
+            ranks > MANY_RANKS and 0 < age < MANY_RANKS_SECONDS
+        )
 
 
 class Store:
@@ -102,10 +116,12 @@ class Store:
         """Lines that claim to be events and are not valid."""
         self.ignored_events = 0
         """Events with an impossible rank."""
+        self._rank_views: _Cached[tuple[RankView, ...]] = _Cached((), -math.inf, -1)
+        self._cluster_view: _Cached[ClusterView] | None = None
         self._ranks: dict[int, RankRecord] = {}
         self._rank_logs: dict[int, Ring[LogRecord]] = {}
         self._rank_log_lines = RANK_LOG_LINES
-        self._sequences: dict[tuple[str, int], _Sequence] = {}
+        self._sequences = Sequences()
         self._shares: deque[SharesRecord] = deque(maxlen=SHARES_RECORDS)
         self._failures: list[FailureRecord] = []
         self._tallies: OrderedDict[int, _Tally] = OrderedDict()
@@ -188,9 +204,11 @@ class Store:
         if not -1 <= event.rank < MAX_RANKS:
             self.ignored_events += 1
             return
-        if not self._in_sequence(host, event):
+        lost = self._sequences.gap_before(host, event)
+        if lost is None:
             self.duplicate_lines += 1
             return
+        self._count_lost(event, lost)
         if self._started is None or (isinstance(event, Hello) and event.time < self._started):
             self._started = event.time
         self._ended = event.time if self._ended is None else max(self._ended, event.time)
@@ -205,30 +223,7 @@ class Store:
             return event
         return replace(event, time=self._wall_clock())
 
-    def _in_sequence(self, host: str, event: Event) -> bool:
-        key = (host, event.rank)
-        process_id = event.process_id if isinstance(event, Hello) else 0
-        known = self._sequences.get(key)
-        if known is None:
-            self._sequences[key] = _Sequence(event.seq + 1, event.time, process_id)
-            self._count_lost(event, event.seq)
-            return True
-        another_process = bool(process_id and known.process_id and process_id != known.process_id)
-        # A repeated line is never newer than the newest line seen, so a low number on a newer line is a new process.
-        if event.seq < known.expected and (another_process or event.time > known.last_time):
-            self._count_lost(event, event.seq)
-            self._sequences[key] = _Sequence(event.seq + 1, event.time, process_id)
-            return True
-        if event.seq < known.expected:
-            return False
-        self._count_lost(event, event.seq - known.expected)
-        known.expected = event.seq + 1
-        known.last_time = max(known.last_time, event.time)
-        known.process_id = process_id or known.process_id
-        return True
-
     def _count_lost(self, event: Event, lost: int) -> None:
-        lost = max(0, lost)
         self.lost_lines += lost
         record = self._ranks.get(event.rank)
         if record is not None:
@@ -398,10 +393,13 @@ class Store:
         return self._ranks[rank].view(self._clock(), paused=self._paused_since is not None)
 
     def rank_views(self) -> tuple[RankView, ...]:
-        """Return every rank in rank order."""
+        """Return every rank in rank order; with many ranks the answer may be half a second old."""
         now = self._clock()
-        paused = self._paused_since is not None
-        return tuple(self._ranks[rank].view(now, paused=paused) for rank in sorted(self._ranks))
+        if not self._rank_views.fresh(now, self.version, len(self._ranks)):
+            paused = self._paused_since is not None
+            views = tuple(self._ranks[rank].view(now, paused=paused) for rank in sorted(self._ranks))
+            self._rank_views = _Cached(views, now, self.version)
+        return self._rank_views.value
 
     @property
     def shares_history(self) -> tuple[SharesRecord, ...]:
@@ -424,8 +422,14 @@ class Store:
         return self._throughput.points()
 
     def cluster_view(self) -> ClusterView:
-        """Return the run as a whole."""
+        """Return the run as a whole; with many ranks the answer may be half a second old."""
         now = self._clock()
+        cached = self._cluster_view
+        if cached is None or not cached.fresh(now, self.version, len(self._ranks)):
+            cached = self._cluster_view = _Cached(self._make_cluster_view(now), now, self.version)
+        return cached.value
+
+    def _make_cluster_view(self, now: float) -> ClusterView:
         views = self.rank_views()
         training = [view for view in views if view.state in (RankState.TRAINING, RankState.WAITING)]
         state, text = self._run_state(views)
@@ -515,40 +519,3 @@ class Store:
         balance = min(1.0, batch / ideal / slowest)
         jitter = min(1.0, slowest / mean_slowest)
         return Efficiency(total, balance, jitter, min(1.0, total / (balance * jitter)), ideal)
-
-
-def describe(event: Event) -> tuple[str, str, int | None]:
-    """Return (level, text, step) of an event for the list of events."""
-    match event:
-        case Notice():
-            return event.level, event.text, event.step
-        case Hello():
-            name = f" ({event.device_name})" if event.device_name else ""
-            text = f"up on {event.device}{name}, torch {event.torch_version or '?'}, process {event.process_id}"
-            return "info", text + (", speed is simulated" if event.simulated else ""), None
-        case Joined():
-            return "info", f"joined a group of {event.world_size} in {event.seconds:.1f} s", None
-        case Calibrated():
-            return "info", f"measured {event.samples_per_second:.0f} samples/s on its own", None
-        case Epoch():
-            accuracy = "" if event.accuracy is None else f", accuracy {100 * event.accuracy:.1f} %"
-            text = f"epoch {event.epoch} ended: {event.samples} samples in {event.seconds:.1f} s, loss {event.loss:.4f}"
-            return "info", text + accuracy, None
-        case Checkpoint():
-            reason = f": {event.reason}" if event.reason else ""
-            level = "warning" if event.action == "refused" else "info"
-            return level, f"{event.action} {event.path}{reason}", event.step
-        case Membership():
-            text = f"group of {len(event.members)} (generation {event.generation})"
-            text += f", left: {_numbers(event.left)}" if event.left else ""
-            text += f", joined: {_numbers(event.joined)}" if event.joined else ""
-            text += f", pause {event.pause:.2f} s" + (f": {event.reason}" if event.reason else "")
-            return ("warning" if event.left else "info"), text, None
-        case Done():
-            return "info", f"{event.state} after {event.steps} steps, {event.seconds:.1f} s", None
-        case _:
-            return "info", event.kind, None
-
-
-def _numbers(ranks: tuple[int, ...]) -> str:
-    return ", ".join(str(rank) for rank in ranks[:16]) + (", …" if len(ranks) > 16 else "")

@@ -98,6 +98,7 @@ class MonitorScreen(LiveScreen):
         Binding("b", "app.run('policy')", "Policy", id="monitor.policy"),
         Binding("c", "app.run('checkpoint')", "Checkpoint", show=False, id="monitor.checkpoint"),
         Binding("x", "app.run('stop_run')", "Stop", id="monitor.stop"),
+        Binding("C", "checklist", "Checklist", id="monitor.checklist_after"),
         Binding("C", "app.show_checklist", "Checklist", show=False, id="monitor.checklist"),
     ]
 
@@ -202,7 +203,14 @@ class MonitorScreen(LiveScreen):
         """Offer the one of two opposites that makes sense."""
         if action == "freeze":
             return parameters == (self.painting,)
+        if action == "checklist":
+            # The way back is in the footer when nothing else is left to do here.
+            return self.session.store.cluster_view().state.ended
         return True
+
+    async def action_checklist(self) -> None:
+        """Go back to the checklist."""
+        await self.run_action("app.show_checklist")
 
     def action_freeze(self, frozen: bool) -> None:
         """Pause or resume painting; lines and events keep coming in."""

@@ -15,6 +15,7 @@ from textual.strip import Strip
 
 from hetero_tui import formats
 from hetero_tui.messages import RankChosen
+from hetero_tui.store import MANY_RANKS
 from hetero_tui.theme import RANK_TONES
 from hetero_tui.views import RankState, RankView
 from hetero_tui.widgets.bars import part_widths, spark
@@ -22,9 +23,6 @@ from hetero_tui.widgets.lines import Align, LineBuilder, LineView, fit
 
 if TYPE_CHECKING:
     from hetero_tui.session import SessionProtocol
-
-MANY_RANKS: Final = 128
-"""Beyond this the order and the common scale are renewed every two seconds, not at every pull."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +121,7 @@ class RankTable(LineView, can_focus=True):
             return
         self._seen = (store.version, second)
         ranks = store.ranks
+        # With many ranks only the visible rows are fetched at every pull; the common scale follows more slowly.
         if len(ranks) != len(self._order) or len(ranks) <= MANY_RANKS or store.now - self._renewed > 2.0:
             self._renew()
         else:

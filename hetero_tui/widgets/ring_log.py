@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import time
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Final, Generic, TypeVar
 
 from rich.cells import cell_len, chop_cells
@@ -62,7 +64,8 @@ class RingLog(LineView, Generic[T], can_focus=True):
     ALLOW_SELECT = True
     HELP = (
         "Newest line at the bottom. Scrolling up stops following and holds the place even while old lines are dropped; "
-        "f or end follows again. / filters by regular expression, ! in front inverts. Drag to select, y copies."
+        "f or end follows again. / filters by regular expression, ! in front inverts. Drag to select, y copies; "
+        "ctrl+s saves what the filter shows to a file, for terminals that cannot copy."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("f", "toggle_follow", "Follow", id="log.follow"),
@@ -72,6 +75,7 @@ class RingLog(LineView, Generic[T], can_focus=True):
         Binding("w", "toggle_wrap", "Wrap", show=False, id="log.wrap"),
         Binding("t", "toggle_times", "Times", show=False, id="log.times"),
         Binding("y", "copy", "Copy", show=False, id="log.copy"),
+        Binding("ctrl+s", "save", "Save to a file", show=False, id="log.save"),
     ]
     DEFAULT_CSS = "RingLog { overflow-y: scroll; overflow-x: auto; scrollbar-size-horizontal: 0; }"
 
@@ -395,3 +399,13 @@ class RingLog(LineView, Generic[T], can_focus=True):
         self.app.copy_to_clipboard(text)
         lines = text.count("\n") + 1
         self.app.notify(f"{lines} lines sent to the terminal's clipboard (OSC 52)", markup=False)
+
+    def action_save(self) -> None:
+        """Write every line of the view to a file in the current folder."""
+        path = Path.cwd() / f"hetero-tui-log-{time.strftime('%Y%m%d-%H%M%S')}.txt"
+        try:
+            path.write_text(self.all_text() + "\n", encoding="utf-8")
+        except OSError as error:
+            self.app.notify(f"{path}: {error.strerror}", title="Not saved", severity="error", markup=False)
+        else:
+            self.app.notify(f"{self.shown} lines saved to {path}", markup=False)

@@ -22,12 +22,15 @@ class Vitals(LineView):
         super().__init__(id="vitals")
         self._session = session
         self._view: ClusterView | None = None
+        self._phases: tuple[str, ...] = ()
 
     def pull(self) -> None:
         """Repaint when a figure changed."""
         view = self._session.store.cluster_view()
-        if view != self._view:
+        phases = tuple(status.phase for status in self._session.hosts.values())
+        if view != self._view or phases != self._phases:
             self._view = view
+            self._phases = phases
             self.refresh()
 
     def render_line(self, y: int) -> Strip:
@@ -73,6 +76,10 @@ class Vitals(LineView):
             figures.append(("global batch ", str(view.global_batch or "–")))
         line.add(f" {self.glyphs.dot} ", self.tone("dim"))
         self._figures(line, figures)
+        lost = [name for name, status in self._session.hosts.items() if status.phase == "lost"]
+        if lost:
+            line.add(f" {self.glyphs.dot} ", self.tone("dim"))
+            line.add(f"! no connection to {', '.join(lost)}", self.tone("warn"))
         if view.lost_lines or view.broken_events:
             line.add(f" {self.glyphs.dot} ", self.tone("dim"))
             line.add(f"! {view.lost_lines + view.broken_events} lines lost", self.tone("warn"))

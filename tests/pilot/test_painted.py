@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -153,6 +154,33 @@ async def test_selected_text_is_copied_without_borders() -> None:
         app.log_pane.focus()
         await pilot.press("y")
         assert app.clipboard == "beta\n   0 pc  gamma"
+
+
+async def test_dragging_the_mouse_selects_lines() -> None:
+    app = LogApp()
+    async with app.run_test(size=(60, 12)) as pilot:
+        app.feed("alpha beta", "gamma delta", "epsilon")
+        await settle(app, pilot)
+        prefix = len("   0 pc  ")
+        await pilot.mouse_down(RingLog, offset=(prefix, 0))
+        await pilot.hover(RingLog, offset=(prefix + 5, 1))
+        await pilot.mouse_up(RingLog, offset=(prefix + 5, 1))
+        await pilot.pause()
+        assert app.screen.get_selected_text() in ("alpha beta\n   0 pc  gamma", "alpha beta\n   0 pc  gamma ")
+
+
+async def test_the_view_can_be_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    app = LogApp()
+    async with app.run_test(size=(60, 12), notifications=True) as pilot:
+        app.feed(*(f"line {number}" for number in range(100)))
+        await settle(app, pilot)
+        app.log_pane.set_filter("line 4")
+        app.log_pane.focus()
+        await pilot.press("ctrl+s")
+        (saved,) = tmp_path.glob("hetero-tui-log-*.txt")
+        assert saved.read_text().splitlines()[:2] == ["   0 pc  line 4", "   0 pc  line 40"]
+        await shows(pilot, "11 lines saved")
 
 
 async def test_a_flood_paints_a_bounded_number_of_lines_and_keeps_bounded_memory() -> None:
