@@ -105,13 +105,12 @@ def _killed(options: Options) -> Iterator[Figure]:
             run.go()
             struck, pause = _strike(run, FIRST_STRIKE + repeat, lambda run=run: run.kill(LOST, signal.SIGKILL))  # type: ignore[misc]
             pauses.append(pause)
-            if options.wants(REJOINED):
-                returns.append(_time_to_return(run, struck))
+            returns.append(_time_to_return(run, struck))
             run.stop()
     note = f"{len(pauses)} runs, longest"
     if options.wants(KILLED):
         yield at_most(KILLED, median(pauses), 0.2, anchor="SIGKILL to one of three", note=f"{note} {max(pauses):.3f} s")
-    if returns:
+    if options.wants(REJOINED):
         anchor = "SIGKILL to the first step of the same rank again"
         yield at_most(REJOINED, median(returns), 6.0, anchor=anchor, note=f"{note} {max(returns):.1f} s")
 
