@@ -27,6 +27,7 @@ from trainer.options import Options
 MAX_OUTPUT_CHARACTERS: Final = 8192
 DRAIN_SECONDS: Final = 2.0
 """How long the relays may go on after a rank ended: a child of its own may hold the pipe open."""
+SCRIPT_SILENCE_SECONDS: Final = 60.0
 _SEQ: Final = re.compile(r'"seq":(\d+)')
 
 
@@ -88,8 +89,9 @@ class Agent:
             "run_id": self._host.run_id,
             "port": self._port,
             "world_size": self._host.world_size,
-            "elastic": self._options.elastic,
-            "heartbeat_timeout": self._options.heartbeat_timeout,
+            # A script's own process group does not survive a lost rank, and it may keep Python busy for long.
+            "elastic": self._options.elastic and not self._options.script,
+            "heartbeat_timeout": SCRIPT_SILENCE_SECONDS if self._options.script else self._options.heartbeat_timeout,
             "inherited_socket": listening.fileno(),
         }
         self._store = subprocess.Popen(

@@ -105,6 +105,16 @@ class Learner:
             self.simulated_samples_per_second = held
             self.flat.zero()
 
+    def prepare_optimizer(self) -> None:
+        """Create the optimizer's state, so that every rank has it, also one that has no share of the first steps."""
+        self.flat.zero()
+        for group in self.optimizer.param_groups:
+            group["lr"] = 0.0
+        self.optimizer.step()
+        for value in self.optimizer.state[self.flat.parameters].values():
+            if isinstance(value, Tensor) and value.dim() == 0:
+                value.zero_()
+
     def tensors(self) -> dict[str, Tensor]:
         """Return everything a rank must take over to go on from here, by name. The tensors are not copies."""
         found = {"parameters": self.flat.parameters.data}

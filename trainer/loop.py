@@ -16,6 +16,7 @@ from trainer.group import Group
 from trainer.healing import share_state
 from trainer.learner import Computed, Learner
 from trainer.link import Formation, Link
+from trainer.local_sgd import LocalSgd
 from trainer.options import Options
 from trainer.plan import TimeTable
 from trainer.reduction import Reduction, Row
@@ -40,8 +41,9 @@ class Wiring:
     group: Group
     link: Link
     calibration: Calibration
-    choose_reduction: Callable[[Group], Reduction]
-    """Called in every new group with all members taking part, so it may measure the link."""
+    choose_reduction: Callable[[Group, float], Reduction]
+    """Called in every new group with all members taking part, so it may measure the link; the number is the
+    predicted compute time of a step in seconds."""
     poll_control: Callable[[], None]
     """Looks for control messages and signals; called once a step and while paused."""
     save: Callable[[Progress, Mapping[str, Any]], None]
@@ -58,6 +60,10 @@ class Loop:
         self._saved_balance = balance_state
         self._balancer: Balancer | None = None
         self._reduction: Reduction | None = None
+        local = wiring.options.communication == "local_sgd"
+        self._local = LocalSgd(wiring.options.local_steps) if local else None
+        if local:
+            wiring.learner.prepare_optimizer()
         self._decision: Decision | None = None
         self._last_end = time.perf_counter()
         self._last_duration = 0.0
@@ -123,7 +129,9 @@ class Loop:
                 )  # fmt: skip
             try:
                 self._synchronize(formation)
-                self._reduction = self._at.choose_reduction(self._at.group)
+                assert self._balancer is not None
+                compute = self._at.sampler.global_batch / self._balancer.predicted_samples_per_second()
+                self._reduction = self._at.choose_reduction(self._at.group, compute)
             except GroupBroken:
                 continue
             self._last_collective = time.perf_counter()
@@ -132,6 +140,8 @@ class Loop:
             return
 
     def _synchronize(self, formation: Formation) -> None:
+        if self._local is not None and formation.generation > 0:
+            self._local.average(self._at.group, self._at.learner)
         newcomers = formation.generation > 0 and formation.joined
         behind = len(set(formation.steps.values())) > 1
         resumed = formation.generation == 0 and max(formation.steps.values()) > 0
@@ -198,7 +208,8 @@ class Loop:
         micro_batch = self._balancer.micro_batch_of(at.rank, len(indices))
         at.learner.flat.zero()
         computed = at.learner.compute(indices, step, micro_batch, nominal, at.group.broken.is_set)
-        checking = at.options.check_every > 0 and step % at.options.check_every == 0
+        equal = self._local is None or self._local.is_due(step)
+        checking = equal and at.options.check_every > 0 and step % at.options.check_every == 0
         ready = time.perf_counter()
         at.learner.flat.write_row(at.rank, self._row(computed, ready, checking))
         self._reduction.reduce(at.learner.flat, at.group)
@@ -209,8 +220,9 @@ class Loop:
         # From here on nothing may fail for another rank's sake: the step counts as done.
         units = math.fsum(row.units for row in rows)
         rate = self._learning_rate(step)
-        if units > 0:
-            at.learner.apply(nominal / units, rate)
+        counted = units if self._local is None else computed.units
+        if counted > 0:
+            at.learner.apply(nominal / counted, rate)
         loss = math.fsum(row.loss for row in rows) / units if units else math.nan
         self.progress.step += 1
         self._count(rows, size, loss)
@@ -222,6 +234,12 @@ class Loop:
             self._tell_shares(decision, decision.reason)
         if checking:
             self._compare(rows)
+        if self._local is not None:
+            self._local.count(computed.samples)
+            if not self._local.is_due(self.progress.step) and self.progress.step < self.steps_total:
+                # Commands and checkpoints wait for the next average: only then are all ranks equal.
+                return
+            self._local.average(at.group, at.learner)
         if at.options.checkpoint_every and self.progress.step % at.options.checkpoint_every == 0 and self._is_speaker:
             self.save()
         self._apply_commands(round(max(row.command for row in rows)))

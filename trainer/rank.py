@@ -16,9 +16,12 @@ from trainer.control import ControlFolder
 from trainer.environment import RankEnvironment, read_rank
 from trainer.errors import StartError, TrainerError
 from trainer.events import Done, Emitter, Failed, Hello, Notice
+from trainer.observe import run_script, torchrun_environment
 from trainer.options import Options, parse
+from trainer.telemetry import Telemetry, gpu_uuid
 
 if TYPE_CHECKING:
+    from trainer.link import Link
     from trainer.training import Training
 
 
@@ -47,6 +50,7 @@ class RankRun:
         self._control = ControlFolder(place.host.control, self._on_bad_message)
         self._stop_signal = threading.Event()
         self._training: Training | None = None
+        self._link: Link | None = None
 
     def run(self) -> int:
         """Train, and return the exit code.
@@ -57,6 +61,8 @@ class RankRun:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, lambda _signal, _frame: self._stop_signal.set())
         device = self._hello()
+        if self._options.script:
+            return self._run_script(device)
         from trainer.training import Training
         from trainer.workloads import build
 
@@ -71,8 +77,34 @@ class RankRun:
         self._training = Training(
             self._place, self._options, self._emitter, self._control, self._stop_signal.is_set, workload, device
         )
-        self._training.run(commands)
+        with Telemetry(self._emitter, uuid=gpu_uuid(device)):
+            self._training.run(commands)
         return 0
+
+    def _run_script(self, device: str) -> int:
+        """Run the user's script. A rank that is lost ends the others too: their collectives would wait for ever."""
+        from trainer.training import connect
+
+        host, script = self._place.host, self._options.script
+        commands = self._control.wait_for_go(self._stop_signal.is_set)
+        if self._stop_signal.is_set() or any(command.name == "stop" for command in commands):
+            self._emitter.emit(Done, state="stopped")
+            return 0
+        os.environ.update(torchrun_environment(os.environ, host.run_id))
+        link = self._link = connect(self._place)
+        link.on_break = self._on_script_break
+        with Telemetry(self._emitter, uuid=gpu_uuid(device)):
+            exit_code = run_script(Path(script[0]), script[1:], self._emitter, host.world_size)
+        link.on_break = lambda _generation, _reason: None
+        if exit_code == 0:
+            link.finished()
+        else:
+            link.failed(f"its script ended with exit code {exit_code}")
+        return exit_code
+
+    def _on_script_break(self, _generation: int, reason: str) -> None:
+        self._emitter.emit(Failed, error=f"RunAborted: {reason}", exit_code=1)
+        os._exit(1)
 
     def fail(self, error: BaseException, exit_code: int, trace: str) -> int:
         """Tell the person and the other ranks why this rank ends."""
@@ -81,6 +113,8 @@ class RankRun:
         self._emitter.emit(Failed, error=text, traceback=trace, exit_code=exit_code, step=step)
         if self._training is not None:
             self._training.failed(text)
+        if self._link is not None:
+            self._link.failed(text)
         return exit_code
 
     def _hello(self) -> str:

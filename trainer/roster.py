@@ -183,5 +183,10 @@ class Roster:
         return self._to(members, message)
 
     def _check_over(self) -> Outgoing:
-        self.over = bool(self._finished) and not (self._connected - self._finished)
+        if self.generation < 0:
+            # No group was formed here: scripts make their own. A rank that is late has not connected yet.
+            ended = self._finished | self._lost.keys()
+            self.over = bool(self._finished) and len(ended) == self.world_size
+        else:
+            self.over = bool(self._finished) and not (self._connected - self._finished)
         return []

@@ -12,7 +12,7 @@ from torch._C._distributed_c10d import PrefixStore, TCPStore
 from torch.distributed import DistError
 
 from trainer.checkpoint import CheckpointFolder
-from trainer.communication import choose_reduction, measure_link
+from trainer.communication import choose, make_reduction, measure_link
 from trainer.control import Command, ControlFolder
 from trainer.data import BalancedSampler
 from trainer.environment import RankEnvironment
@@ -58,7 +58,7 @@ class Training:
         self._stop_requested = stop_requested
         self._stop_sent = False
         self._device = device
-        self._link = _connect(place)
+        self._link = connect(place)
         self._learner = Learner(
             workload,
             options,
@@ -148,7 +148,7 @@ class Training:
                     raise
                 self._emitter.emit(Notice, level="warning", text=f"{error}; trying to join again")
                 self._link.close()
-                self._link = _connect(self._place)
+                self._link = connect(self._place)
                 loop.rewire(dataclasses.replace(wiring, link=self._link, group=self._group()))
 
     def _group(self) -> Group:
@@ -162,7 +162,7 @@ class Training:
             backend=host.backend,
         )
 
-    def _choose_reduction(self, group: Group) -> Reduction:
+    def _choose_reduction(self, group: Group, compute_seconds: float) -> Reduction:
         """Measure the link of a new group and choose how gradients travel; all members call it."""
         assert self._calibration is not None
         rate = measure_link(group)
@@ -176,7 +176,16 @@ class Training:
                 link_bytes_per_second=rate,
                 bytes_per_sample=self._calibration.bytes_per_sample,
             )
-        return choose_reduction(self._options)
+        flat = self._learner.flat
+        choice = choose(self._options.communication, flat.size * 4, rate, compute_seconds)
+        reduction = make_reduction(choice.mode, self._options, flat)
+        if self._options.communication != "exact" and group.position == 0:
+            per_step = f"{reduction.bytes_per_step(flat) / 1e6:.2f} of {flat.size * 4 / 1e6:.2f} MB a step"
+            text = f"gradients travel as {choice.mode} ({per_step}): {choice.reason}"
+            if choice.mode == "local_sgd":
+                text += f"; parameters are averaged every {self._options.local_steps} steps"
+            self._emitter.emit(Notice, text=text)
+        return reduction
 
     # ------------------------------------------------------------------ checkpoints
 
@@ -241,8 +250,13 @@ class Training:
                 self._link.command(command.file, {"command": command.name})
 
 
-def _connect(place: RankEnvironment) -> Link:
-    """Connect to the coordinator, whose port the store knows."""
+def connect(place: RankEnvironment) -> Link:
+    """Connect to the coordinator, whose port the store knows.
+
+    Raises:
+        StartError: the master's store does not answer.
+        CoordinatorLost: the coordinator does not answer.
+    """
     host = place.host
     try:
         store = TCPStore(host.master_address, host.master_port, None, is_master=False, timeout=STORE_TIMEOUT)

@@ -81,14 +81,13 @@ def test_a_killed_rank_costs_the_survivors_less_than_200_ms(tmp_path: Path) -> N
     with cluster(tmp_path) as run:
         run.start([1, 1, 1], [*OPTIONS, "--epochs", "50"], speeds=SPEEDS)
         run.wait_for(lambda: len(run.of(Step, 0)) >= 5)
-        for kills in range(1, 4):
+        while len(costs) < 3 and min(costs, default=1.0) >= 0.2:
+            seen = len(run.of(Membership))
             before = time.time()
             run.kill(2)
-            run.wait_for(lambda: len([event for event in run.of(Membership) if event.left == (2,)]) == kills)
-            costs.append(run.of(Membership)[-1].time - before)
-            run.wait_for(lambda: len([event for event in run.of(Membership) if event.joined == (2,)]) == kills)
-            if costs[-1] < 0.2:
-                break
+            run.wait_for(lambda seen=seen: len(run.of(Membership)) > seen)  # type: ignore[misc]
+            costs.append(run.of(Membership)[seen].time - before)
+            run.wait_for(lambda: run.of(Membership)[-1].joined == (2,))
         run.send("stop")
         assert run.wait() == [0, 0, 0]
     assert min(costs) < 0.2, costs

@@ -142,10 +142,11 @@ def test_the_run_is_over_when_all_that_live_have_finished() -> None:
     roster.lost(2, "closed")
     roster.ready(0, 5, {})
     roster.ready(1, 5, {})
-    roster.finished(0)
-    assert not roster.over
-    roster.finished(1)
-    assert roster.over
+    over = []
+    for rank in (0, 1):
+        roster.finished(rank)
+        over.append(roster.over)
+    assert over == [False, True]
     assert roster.lost(0, "closed") == []
 
 

@@ -42,7 +42,18 @@ def _image_workload(options: Options) -> Workload:
 
 
 def _text_workload(options: Options) -> Workload:
-    raise UsageError(f"--workload {options.workload} is not built yet")
+    from trainer.workloads.language import language_workload
+    from trainer.workloads.text import SyntheticText, TextFiles
+
+    source: SyntheticText | TextFiles
+    match options.dataset or "synthetic_text":
+        case "synthetic_text":
+            source = SyntheticText(options.samples, options.seed)
+        case "text":
+            source = TextFiles(options.data_dir)
+        case other:
+            raise UsageError(f"--dataset {other} has no text for --workload {options.workload}")
+    return language_workload(options.workload, source)
 
 
 __all__ = ["IMAGE_WORKLOADS", "Source", "Workload", "build"]

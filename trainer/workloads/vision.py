@@ -8,13 +8,22 @@ from torch import Tensor, nn
 from trainer.errors import UsageError
 from trainer.workloads.base import Batch, Source
 from trainer.workloads.cnn import SimpleCnn
+from trainer.workloads.resnet import ResNet
 
 
 def image_model(name: str, classes: int) -> nn.Module:
-    """Build an image model by its name, with parameters drawn from torch's global generator."""
+    """Build an image model by its name, with parameters drawn from torch's global generator.
+
+    Raises:
+        UsageError: there is no such model.
+    """
     match name:
         case "simple_cnn":
             return SimpleCnn(classes)
+        case "resnet18":
+            return ResNet((2, 2, 2, 2), bottleneck=False, classes=classes)
+        case "resnet50":
+            return ResNet((3, 4, 6, 3), bottleneck=True, classes=classes)
         case _:
             raise UsageError(f"no image model {name}")
 
