@@ -93,6 +93,7 @@ class Client:
             lambda: len(self.steps(host)) >= before + count,
             f"{count} steps on {host}",
             timeout=timeout,
+            interval=0.3,  # asking costs the cores that train
             detail=self.log,
         )
 

@@ -43,18 +43,23 @@ def call(
 
 
 def wait_for(
-    condition: Callable[[], bool], what: str, *, timeout: float = 30.0, detail: Callable[[], str] = str
+    condition: Callable[[], bool],
+    what: str,
+    *,
+    timeout: float = 30.0,
+    interval: float = 0.02,
+    detail: Callable[[], str] = str,
 ) -> None:
-    """Poll a condition 50 times a second.
+    """Wait until a condition holds, asking every ``interval`` seconds.
 
     Raises:
-        RigError: it did not come true within ``timeout`` seconds.
+        RigError: it did not come true within ``timeout`` seconds; the message ends with ``detail``.
     """
     deadline = time.monotonic() + timeout
     while not condition():
         if time.monotonic() > deadline:
             raise RigError(f"{what}: not within {timeout:g} s. {detail()}")
-        time.sleep(0.02)
+        time.sleep(interval)
 
 
 def hold_namespaces(rig_id: str, *argv: str) -> subprocess.Popen[bytes]:

@@ -37,5 +37,5 @@ def test_three_containers_with_host_networking_all_reduce(rig: Rig) -> None:
     def ended() -> bool:
         return all(host.docker("inspect", "--format={{.State.Running}}", "sum") == "false" for host in rig.hosts)
 
-    wait_for(ended, "all_reduce in three containers", timeout=90)
+    wait_for(ended, "all_reduce in three containers", timeout=90, interval=0.2)
     assert [host.docker("logs", "sum") for host in rig.hosts] == ["0 6.0 6.0", "1 6.0 6.0", "2 6.0 6.0"]
