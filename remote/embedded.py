@@ -38,7 +38,7 @@ class EmbeddedHost:
     forward_sockets: bool = True
     """As sshd's ``AllowStreamLocalForwarding``."""
     forward_tcp: bool = True
-    """As sshd's ``AllowTcpForwarding``; a jump host needs it."""
+    """As sshd's ``AllowTcpForwarding``; a jump host needs it, and so does sending an image from a registry here."""
 
 
 @dataclass(slots=True)
@@ -184,6 +184,9 @@ class _Server(asyncssh.SSHServer):
 
     def unix_connection_requested(self, dest_path: str) -> bool:  # noqa: ARG002
         return self._host.spec.forward_sockets
+
+    def server_requested(self, listen_host: str, listen_port: int) -> bool:  # noqa: ARG002
+        return self._host.spec.forward_tcp
 
     def connection_requested(self, dest_host: str, dest_port: int, orig_host: str, orig_port: int) -> bool:  # noqa: ARG002
         return self._host.spec.forward_tcp

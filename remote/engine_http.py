@@ -1,4 +1,4 @@
-"""HTTP/1.1 on a byte stream, for the engine's endless answers: logs and events.
+"""HTTP/1.1 on a byte stream, for what the engine answers or takes without end: logs, events, images.
 
 The Docker SDK blocks one thread for each open stream. Here a stream costs a coroutine and one channel of the host's
 SSH connection. One request a connection: an endless answer never gives its connection back anyway.
@@ -6,8 +6,9 @@ SSH connection. One request a connection: an endless answer never gives its conn
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -60,37 +61,103 @@ async def get(stream: ByteStream, target: str, host: str) -> Answer:
     Raises:
         ConnectionDropped: the other side closed before the whole head had come, or does not speak HTTP.
     """
+    return await request(stream, "GET", target, host)
+
+
+async def request(
+    stream: ByteStream,
+    method: str,
+    target: str,
+    host: str,
+    *,
+    headers: Sequence[tuple[str, str]] = (),
+    body: AsyncIterator[bytes] | None = None,
+) -> Answer:
+    """Send one request and return the answer as soon as its head is there; the body goes on being sent meanwhile.
+
+    Args:
+        stream: a connection nobody else uses; it is not closed here.
+        method: ``GET``, ``POST``, …
+        target: path and query, already encoded.
+        host: inventory name for messages.
+        headers: besides those every request has.
+        body: sent in chunks of whatever size it yields.
+
+    Raises:
+        ConnectionDropped: the other side closed before the whole head had come, or does not speak HTTP.
+    """
     connection = h11.Connection(h11.CLIENT)
-    request = h11.Request(
-        method="GET", target=target, headers=[("Host", "docker"), ("Connection", "close"), ("Accept", "*/*")]
-    )
-    await stream.write(connection.send(request) + connection.send(h11.EndOfMessage()))
-    while True:
-        event = await _next_event(connection, stream, target, host)
-        if isinstance(event, h11.Response):
-            content_type = next((value.decode() for name, value in event.headers if name == b"content-type"), "")
-            return Answer(event.status_code, content_type, _body(connection, stream, target, host))
-        if not isinstance(event, h11.InformationalResponse):
-            raise ConnectionDropped(f"the engine hung up on GET {target}", host=host)
+    framing = [("Transfer-Encoding", "chunked")] if body is not None else []
+    if body is None and method != "GET":
+        framing = [("Content-Length", "0")]
+    common = [("Host", "docker"), ("Connection", "close"), ("Accept", "*/*")]
+    head = connection.send(h11.Request(method=method, target=target, headers=[*common, *framing, *headers]))
+    asked = f"{method} {target}"
+    if body is None:
+        await stream.write(head + connection.send(h11.EndOfMessage()))
+        sending = None
+    else:
+        await stream.write(head)
+        sending = asyncio.create_task(_upload(connection, stream, body))
+    try:
+        while True:
+            event = await _next_event(connection, stream, asked, host)
+            if isinstance(event, h11.Response):
+                content_type = next((value.decode() for name, value in event.headers if name == b"content-type"), "")
+                return Answer(event.status_code, content_type, _body(connection, stream, asked, host, sending))
+            if not isinstance(event, h11.InformationalResponse):
+                raise ConnectionDropped(f"the engine hung up on {asked}", host=host)
+    except BaseException:
+        await _end_upload(sending)
+        raise
 
 
-async def _body(connection: h11.Connection, stream: ByteStream, target: str, host: str) -> AsyncIterator[bytes]:
+async def _upload(connection: h11.Connection, stream: ByteStream, body: AsyncIterator[bytes]) -> None:
+    """Send a body. When its source fails the connection is closed, or the engine would wait for the rest for ever."""
+    try:
+        async for piece in body:
+            await stream.write(connection.send(h11.Data(data=piece)))
+        await stream.write(connection.send(h11.EndOfMessage()))
+    except BaseException:
+        await stream.close()
+        raise
+
+
+async def _end_upload(sending: asyncio.Task[None] | None) -> None:
+    """Stop sending. What made it fail is the cause of what the engine did next, so that is what is raised."""
+    if sending is None:
+        return
+    if not sending.done():
+        sending.cancel()
+    await asyncio.wait([sending])
+    if not sending.cancelled() and (error := sending.exception()) is not None:
+        if isinstance(error, (ConnectionDropped, OSError)):
+            return  # the engine's side of the connection tells more
+        raise error
+
+
+async def _body(
+    connection: h11.Connection, stream: ByteStream, asked: str, host: str, sending: asyncio.Task[None] | None
+) -> AsyncIterator[bytes]:
     """Yield what one read brought as one piece: the engine sends each log message as an HTTP chunk of its own."""
     pieces: list[bytes] = []
-    while True:
-        event = await _next_event(connection, stream, target, host, wait=not pieces)
-        if isinstance(event, h11.Data):
-            pieces.append(bytes(event.data))
-            continue
-        if pieces:
-            yield b"".join(pieces)
-            pieces.clear()
-        if event is not h11.NEED_DATA:
-            return
+    try:
+        while True:
+            event = await _next_event(connection, stream, asked, host, wait=not pieces)
+            if isinstance(event, h11.Data):
+                pieces.append(bytes(event.data))
+                continue
+            if pieces:
+                yield b"".join(pieces)
+                pieces.clear()
+            if event is not h11.NEED_DATA:
+                return
+    finally:
+        await _end_upload(sending)
 
 
 async def _next_event(
-    connection: h11.Connection, stream: ByteStream, target: str, host: str, *, wait: bool = True
+    connection: h11.Connection, stream: ByteStream, asked: str, host: str, *, wait: bool = True
 ) -> Any:
     """Return h11's next event, or ``NEED_DATA`` instead of reading on when told not to wait.
 
@@ -101,7 +168,7 @@ async def _next_event(
         while (event := connection.next_event()) is h11.NEED_DATA and wait:
             connection.receive_data(await stream.read(READ_SIZE))
     except h11.RemoteProtocolError as error:
-        raise ConnectionDropped(f"the engine's answer to GET {target} broke off: {error}", host=host) from error
+        raise ConnectionDropped(f"the engine's answer to {asked} broke off: {error}", host=host) from error
     except OSError as error:
         raise ConnectionDropped(f"the connection to the engine broke: {error}", host=host) from error
     return event

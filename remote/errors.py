@@ -11,7 +11,9 @@ RemoteError
 │   └── LoginRefused        no key or agent identity was accepted
 ├── ConnectionDropped       the connection was lost while something was under way
 ├── CommandFailed           a command on a host ended with an error
+├── ForwardingRefused       the SSH server forwards no ports back
 ├── EngineError             the Docker Engine refused or could not be reached
+├── ImageError              an image cannot be brought to a host
 └── LaunchError             some ranks did not come up
 """
 
@@ -85,8 +87,16 @@ class CommandFailed(RemoteError):
     """A command ended with a status other than 0."""
 
 
+class ForwardingRefused(RemoteError):
+    """The SSH server does not listen on the host for this program."""
+
+
 class EngineError(RemoteError):
     """The Docker Engine of a host answered with an error or not at all."""
+
+
+class ImageError(RemoteError):
+    """An image cannot be brought to a host: no source, wrong processor, no space, or its digests do not match."""
 
 
 class LaunchError(RemoteError):

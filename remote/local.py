@@ -11,8 +11,8 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from remote.errors import CommandFailed, EngineError
-from remote.runner import ByteStream, Completed, StreamPair
+from remote.errors import CommandFailed, EngineError, ForwardingRefused, RemoteError
+from remote.runner import ByteStream, Completed, StreamHandler, StreamPair
 
 CHUNK = 64 * 1024
 STDERR_TAIL = 8 * 1024
@@ -131,6 +131,37 @@ class LocalRunner:
         """
         await (await self.open_unix(path)).close()
         yield Path(path)
+
+    @asynccontextmanager
+    async def serve_reverse(self, handler: StreamHandler, *, port: int = 0) -> AsyncIterator[int]:
+        """Listen on the loopback of this machine.
+
+        Raises:
+            ForwardingRefused: the port is taken.
+        """
+        open_writers: set[asyncio.StreamWriter] = set()
+
+        async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            open_writers.add(writer)
+            stream = StreamPair(reader, writer)
+            try:
+                await handler(stream)
+            except (RemoteError, OSError):
+                return  # the other end is gone and sees that itself
+            finally:
+                open_writers.discard(writer)
+                await stream.close()
+
+        try:
+            server = await asyncio.start_server(accept, "127.0.0.1", port)
+        except OSError as error:
+            raise ForwardingRefused(f"cannot listen on 127.0.0.1:{port}: {error}", host=self.host) from error
+        try:
+            yield server.sockets[0].getsockname()[1]
+        finally:
+            server.close()
+            for writer in tuple(open_writers):
+                writer.close()
 
     async def close(self) -> None:
         for process in tuple(self._processes):

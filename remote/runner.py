@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +52,10 @@ class ByteStream(Protocol):
     async def close(self) -> None:
         """Close the connection; harmless when already closed."""
         ...
+
+
+StreamHandler = Callable[[ByteStream], Awaitable[None]]
+"""Answers one connection to its end; the stream is closed afterwards."""
 
 
 class Runner(Protocol):
@@ -106,6 +110,19 @@ class Runner(Protocol):
 
     def forward_unix(self, path: str) -> AbstractAsyncContextManager[Path]:
         """Make a unix socket of the host reachable at a local path (in a folder only this user can enter)."""
+        ...
+
+    def serve_reverse(self, handler: StreamHandler, *, port: int = 0) -> AbstractAsyncContextManager[int]:
+        """Listen on the host's own loopback and hand each connection made there to ``handler`` here.
+
+        Args:
+            handler: answers one connection.
+            port: port on the host; any free one when 0. What is yielded is the one that was taken.
+
+        Raises:
+            ConnectionDropped: the connection was lost.
+            ForwardingRefused: the SSH server forwards no ports, or the port is taken.
+        """
         ...
 
     async def close(self) -> None:

@@ -7,7 +7,7 @@ import posixpath
 import shlex
 import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,9 +17,10 @@ from remote.dial_stdio import DialStdio, dial_stdio_command
 from remote.errors import CommandFailed, EngineError
 from remote.inventory import Host
 from remote.known_hosts import KnownHosts, accept_host_key
-from remote.runner import ByteStream, Completed
+from remote.runner import ByteStream, Completed, StreamHandler
 from remote.ssh_command import CHUNK, STDERR_TAIL, Command, posix_command_line
 from remote.ssh_login import JumpConnections, Login, Target, log_in
+from remote.ssh_reverse import serve_reverse
 
 __all__ = ["JumpConnections", "KnownHosts", "SshRunner", "accept_host_key", "connect"]
 
@@ -206,6 +207,9 @@ class SshRunner:
                 stack.callback(listener.close)
             local.chmod(0o600)
             yield local
+
+    def serve_reverse(self, handler: StreamHandler, *, port: int = 0) -> AbstractAsyncContextManager[int]:
+        return serve_reverse(self.login, handler, port)
 
     async def close(self) -> None:
         self.login.connection.close()

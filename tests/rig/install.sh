@@ -14,7 +14,8 @@ iptables:iptables
 nsenter:util-linux
 setpriv:util-linux
 ps:procps
-mmdebstrap:mmdebstrap'
+mmdebstrap:mmdebstrap
+docker-registry:docker-registry'
 
 PATH="$PATH:/usr/sbin:/sbin"
 packages=''

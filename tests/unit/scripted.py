@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
-from remote.runner import ByteStream, Completed
+from remote.runner import ByteStream, Completed, StreamHandler
 
 
 class ScriptedRunner:
@@ -40,6 +40,9 @@ class ScriptedRunner:
 
     def forward_unix(self, path: str) -> AbstractAsyncContextManager[Path]:
         raise NotImplementedError(path)
+
+    def serve_reverse(self, handler: StreamHandler, *, port: int = 0) -> AbstractAsyncContextManager[int]:
+        raise NotImplementedError(port)
 
     async def close(self) -> None:
         return
