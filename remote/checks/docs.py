@@ -31,7 +31,7 @@ never stands in the way.
 
 The network checks are not guesses from firewall rules: a listener and a dialler run on every host, in the job's image
 with the job's network, and every ordered pair exchanges data. The numbers (PF-…) are those of the failure modes a
-check finds; `--only` takes them as well as the names.
+check finds.
 """
 FOOTER = """\
 ## Not looked for

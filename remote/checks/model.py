@@ -90,7 +90,7 @@ class Check:
     """One entry of the checklist."""
 
     id: str
-    """Readable name, as in ``hetero-tui check --only clock``."""
+    """Short readable name, such as ``clock``."""
     title: str
     codes: tuple[str, ...]
     """Numbers of the failure modes it finds."""

@@ -18,7 +18,7 @@ SLOW_LOOKUP = 1.0
 """Seconds of a reverse look-up; torch makes one for each peer while it forms the process group."""
 SLOW_LINK = 12.5e6
 """Bytes a second: 100 Mbit/s. simple_cnn moves 9.9 MB a step."""
-PROBE_DEADLINE = 75.0
+PROBE_DEADLINE = 90.0
 """Seconds: the start of a container, the dialling window, the last transfer."""
 
 

@@ -7,7 +7,7 @@ import json
 import secrets
 import shlex
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -71,9 +71,20 @@ class Answer:
     """What a probe printed, with the times of its host's clock moved to this machine's."""
 
     place: Place
-    payload: Mapping[str, Any]
+    report: HostReport
+    dialled: tuple[Dialled, ...]
     started: float
     ended: float
+
+
+@dataclass(frozen=True, slots=True)
+class Dialled:
+    """What one dialler says of one peer."""
+
+    target: str
+    kind: str
+    attempts: Mapping[int, Mapping[str, Any]]
+    """Port → the last outcome there."""
 
 
 def script() -> str:
@@ -111,13 +122,12 @@ async def probe_network(context: CheckContext, hosts: tuple[str, ...]) -> Networ
     for place, outcome in zip(places, completed, strict=True):
         match outcome:
             case Completed():
-                payload = read_answer(outcome.stdout, job.token)
-                if payload is None:
+                answer = read_answer(place, outcome.stdout, job.token, facts[place.host].clock_offset)
+                if answer is None:
                     said = (outcome.stderr.strip() or outcome.stdout.strip() or "nothing")[-400:]
                     missing[place.host] = f"the probe exited {outcome.exit_status} and said: {said}"
-                    continue
-                offset = facts[place.host].clock_offset
-                answers.append(Answer(place, payload, payload["started"] - offset, payload["ended"] - offset))
+                else:
+                    answers.append(answer)
             case Exception():
                 missing[place.host] = told(outcome)
             case BaseException():
@@ -223,6 +233,7 @@ def _durations(timings: ProbeTimings) -> dict[str, float | int]:
         "dial": timings.dial,
         "linger": timings.linger,
         "connect": timings.connect,
+        "stall": timings.stall,
         "transfer": timings.transfer,
         "payload": timings.payload,
     }
@@ -239,53 +250,63 @@ async def _run(context: CheckContext, place: Place, config: Mapping[str, Any]) -
     return await context.runner(place.host).run(command, input=script().encode(), timeout=limit)
 
 
-def read_answer(output: str, token: str) -> Mapping[str, Any] | None:
-    """Find the probe's line among whatever else the host printed; None when it is not there or not ours."""
-    for line in reversed(output.splitlines()):
-        if not line.startswith('{"hetero_probe"'):
-            continue
-        try:
-            payload = json.loads(line)
-        except ValueError:
-            return None
-        well_formed = isinstance(payload, dict) and payload.get("token") == token
-        return payload if well_formed and _numbers(payload, ("started", "ended")) else None
-    return None
+def read_answer(place: Place, output: str, token: str, clock_offset: float) -> Answer | None:
+    """Find the probe's line among whatever else the host printed, and believe only what has the right shape.
+
+    Returns:
+        None when the line is missing, broken, or of another run.
+    """
+    line = next((each for each in reversed(output.splitlines()) if each.startswith('{"hetero_probe"')), "")
+    try:
+        payload = json.loads(line) if line else None
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(payload, dict) or payload.get("token") != token:
+        return None
+    started, ended = _number(payload.get("started")), _number(payload.get("ended"))
+    if started is None or ended is None:
+        return None
+    dialled = tuple(each for entry in _items(payload.get("links")) if (each := _dialled(entry)) is not None)
+    return Answer(place, host_report(place, payload), dialled, started - clock_offset, ended - clock_offset)
 
 
-def _numbers(payload: Mapping[str, Any], names: Iterable[str]) -> bool:
-    return all(isinstance(payload.get(name), (int, float)) for name in names)
+def _dialled(entry: object) -> Dialled | None:
+    if not isinstance(entry, dict) or not isinstance(entry.get("attempts"), dict):
+        return None
+    attempts = {
+        int(port): outcome
+        for port, outcome in entry["attempts"].items()
+        if port.isascii() and port.isdigit() and isinstance(outcome, dict)
+    }
+    return Dialled(str(entry.get("to")), str(entry.get("kind")), attempts)
+
+
+def _items(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def build_report(
-    hosts: tuple[str, ...],
-    answers: Sequence[Answer],
-    missing: Mapping[str, str],
-    master_port: int,
+    hosts: tuple[str, ...], answers: Sequence[Answer], missing: Mapping[str, str], master_port: int
 ) -> NetworkReport:
     """Put the hosts' answers together: each dialler's result is read with what the dialled host says it bound."""
-    reports = {answer.place.host: host_report(answer) for answer in answers}
     by_host = {answer.place.host: answer for answer in answers}
     links: dict[tuple[str, str], PairLink] = {}
     master_links: dict[str, PairLink] = {}
     for source in answers:
-        for entry in source.payload.get("links") or ():
-            target = by_host.get(str(entry.get("to")))
+        for dialled in source.dialled:
+            target = by_host.get(dialled.target)
             if target is None or not _overlap(source, target):
                 continue
-            is_data = entry.get("kind") == DATA
-            report = reports[target.place.host]
-            bound = report.data_ports if is_data else _master_ports(report)
-            address = target.place.address
-            link = pair_link(source.place.host, target.place.host, address, entry.get("attempts") or {}, bound)
+            bound = target.report.data_ports if dialled.kind == DATA else _master_ports(target.report)
+            link = pair_link(source.place, target.place, dialled, bound)
             if link is None:
                 continue
-            if is_data:
+            if dialled.kind == DATA:
                 links[link.source, link.target] = link
             else:
                 master_links[link.source] = link
     return NetworkReport(
-        hosts=reports,
+        hosts={answer.place.host: answer.report for answer in answers},
         missing=dict(missing),
         matrix=PairMatrix(hosts, links),
         master_links=master_links,
@@ -303,61 +324,62 @@ def _master_ports(report: HostReport) -> tuple[int, ...]:
     return (bind.port,) if bind is not None and not bind.error else ()
 
 
-def pair_link(
-    source: str, target: str, address: str, attempts: Mapping[str, Any], bound: tuple[int, ...]
-) -> PairLink | None:
+def pair_link(source: Place, target: Place, dialled: Dialled, bound: tuple[int, ...]) -> PairLink | None:
     """What one dialler says of one peer; None when the peer could not listen, so nothing was proven."""
-    for port in bound:
-        outcome = attempts.get(str(port))
-        if not isinstance(outcome, dict):
-            continue
-        error = outcome.get("error")
-        return PairLink(
-            source=source,
-            target=target,
-            address=address,
-            port=port,
-            round_trip=_number(outcome.get("round_trip")),
-            sent_bytes_per_second=_number(outcome.get("sent")),
-            received_bytes_per_second=_number(outcome.get("received")),
-            seen_as=str(outcome.get("seen") or ""),
-            error=LinkError(error) if error in set(LinkError) else LinkError.CLOSED if error else None,
-            detail=str(outcome.get("detail") or "")[:400],
-            seconds=_number(outcome.get("seconds")) or 0.0,
-        )
-    return None
+    port = next((port for port in bound if port in dialled.attempts), None)
+    if port is None:
+        return None
+    outcome = dialled.attempts[port]
+    error = outcome.get("error")
+    return PairLink(
+        source=source.host,
+        target=target.host,
+        address=target.address,
+        port=port,
+        round_trip=_number(outcome.get("round_trip")),
+        sent_bytes_per_second=_number(outcome.get("sent")),
+        received_bytes_per_second=_number(outcome.get("received")),
+        seen_as=str(outcome.get("seen") or "")[:100],
+        error=None if not error else LinkError(error) if error in tuple(LinkError) else LinkError.CLOSED,
+        detail=str(outcome.get("detail") or "")[:400],
+        seconds=_number(outcome.get("seconds")) or 0.0,
+    )
 
 
 def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return None
+    return float(value) if abs(value) < 1e15 else None  # also refuses NaN, infinity and integers beyond a float
 
 
-def host_report(answer: Answer) -> HostReport:
+def host_report(place: Place, payload: Mapping[str, Any]) -> HostReport:
     """Read what a probe said of its own place."""
-    payload = answer.payload
-    binds = tuple(bind for each in payload.get("binds") or () if (bind := _bind(each)) is not None)
+    binds = tuple(bind for each in _items(payload.get("binds")) if (bind := _bind(each)) is not None)
+    environment = payload.get("environment")
     return HostReport(
-        host=answer.place.host,
-        place=answer.place.name,
-        python=str(payload.get("python") or ""),
+        host=place.host,
+        place=place.name,
+        python=str(payload.get("python") or "")[:40],
         data_ports=tuple(bind.port for bind in binds if not bind.error),
         binds=binds,
         master_bind=_bind(payload.get("master_bind")),
         interface_addresses=_texts(payload.get("interface_addresses")),
-        hostname=str(payload.get("hostname") or ""),
+        hostname=str(payload.get("hostname") or "")[:100],
         hostname_addresses=_texts(payload.get("hostname_addresses")),
         reverse_seconds=_number(payload.get("reverse_seconds")),
         shared_memory=int(_number(payload.get("shared_memory")) or 0),
         open_files=int(_number(payload.get("open_files")) or 0),
-        environment={str(name): str(value) for name, value in (payload.get("environment") or {}).items()},
+        environment={str(name): str(value) for name, value in environment.items()}
+        if isinstance(environment, dict)
+        else {},
     )
 
 
 def _bind(value: object) -> PortBind | None:
     if not isinstance(value, dict) or not isinstance(value.get("port"), int):
         return None
-    return PortBind(value["port"], str(value.get("error") or ""), bool(value.get("in_use")))
+    return PortBind(value["port"], str(value.get("error") or "")[:400], bool(value.get("in_use")))
 
 
 def _texts(value: object) -> tuple[str, ...] | None:
-    return tuple(str(each) for each in value) if isinstance(value, list) else None
+    return tuple(str(each)[:100] for each in value) if isinstance(value, list) else None

@@ -36,8 +36,10 @@ class ProbeTimings:
     """How much longer it listens after that."""
     connect: float = 2.0
     """One attempt to connect."""
-    transfer: float = 6.0
-    """The whole exchange of data over one connection."""
+    stall: float = 5.0
+    """Without a single byte until a connection counts as stalled."""
+    transfer: float = 20.0
+    """The whole exchange of data over one connection; on a link too slow for that the rate is taken so far."""
     start: float = 20.0
     """Until the probe must have started on a host."""
     lookup: float = 3.0
@@ -48,7 +50,7 @@ class ProbeTimings:
     @property
     def limit(self) -> float:
         """Seconds after which a probe that has not ended is given up."""
-        return self.start + self.dial + self.connect + self.transfer + self.linger + 2 * self.lookup
+        return self.start + self.dial + self.connect + 2 * self.transfer + self.linger + 2 * self.lookup
 
 
 @dataclass(frozen=True, slots=True)

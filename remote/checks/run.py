@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Seque
 from dataclasses import dataclass, field, replace
 
 from remote.checks.context import CheckContext, told
+from remote.checks.hostile import harmless
 from remote.checks.model import (
     Check,
     CheckProgress,
@@ -246,6 +247,7 @@ async def _probe(context: CheckContext, check: Check, hosts: tuple[str, ...]) ->
 def _tell(run: _Run, check: Check, host: str, finding: Finding, seconds: float) -> None:
     if finding.verdict is Verdict.FAIL and check.severity is Severity.WARNS:
         finding = replace(finding, verdict=Verdict.WARN)
+    finding = harmless(finding)
     wrong = finding.verdict in {Verdict.FAIL, Verdict.UNKNOWN}
     if wrong or (finding.verdict is Verdict.SKIP and _blocked(run, check, host)):
         run.in_the_way.add((check.id, host))

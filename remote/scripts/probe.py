@@ -19,7 +19,7 @@ import time
 from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
 PINGS = 3
-CHUNK = 1 << 16
+CHUNK = 1 << 14
 RETRY_SECONDS = 0.15
 MAX_HEADER = 4096
 MAX_WINDOW = 60.0
@@ -32,8 +32,13 @@ class Stranger(Exception):
     """Whoever answered is not this run's probe."""
 
 
-class Stalled(Exception):
-    """The connection stands but data stopped."""
+class Stopped(Exception):
+    """Data stopped, or the time was over, after ``count`` bytes."""
+
+    def __init__(self, count: int, why: str) -> None:
+        super().__init__(f"{count} bytes arrived, then {why}")
+        self.count = count
+        self.why = why
 
 
 class Closed(Exception):
@@ -41,44 +46,68 @@ class Closed(Exception):
 
 
 class Line:
-    """One connection with a deadline over everything that is sent and received on it."""
+    """One connection, given up after ``stall`` seconds without a byte, or ``transfer`` seconds altogether."""
 
-    def __init__(self, connection: socket.socket, deadline: float) -> None:
+    def __init__(self, connection: socket.socket, stall: float, transfer: float) -> None:
         self.connection = connection
-        self.deadline = deadline
+        self.stall = stall
+        self.deadline = time.monotonic() + transfer
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
-    def arm(self) -> None:
+    def step(self, move: Callable[[Any], Any], what: Any, done: int) -> Any:
+        """Send or receive some bytes; ``done`` have been moved before."""
         left = self.deadline - time.monotonic()
         if left <= 0:
-            raise Stalled("no time left")
-        self.connection.settimeout(left)
-
-    def send(self, data: bytes) -> None:
+            raise Stopped(done, "the time was over")
+        self.connection.settimeout(min(left, self.stall))
         try:
-            self.arm()
-            self.connection.sendall(data)
+            return move(what)
         except socket.timeout:
-            raise Stalled(f"could not send {len(data)} bytes in time") from None
+            raise Stopped(done, "the time was over" if left < self.stall else f"none for {self.stall:g} s") from None
         except OSError as error:
             raise Closed(str(error)) from None
 
+    def send(self, data: bytes) -> None:
+        done = 0
+        while done < len(data):
+            done += self.step(self.connection.send, data[done : done + CHUNK], done)
+
     def receive(self, count: int) -> bytes:
-        parts = []
-        missing = count
-        while missing:
-            try:
-                self.arm()
-                part = self.connection.recv(min(missing, CHUNK))
-            except (socket.timeout, Stalled):
-                raise Stalled(f"{count - missing} of {count} bytes arrived in time") from None
-            except OSError as error:
-                raise Closed(str(error)) from None
+        data = b""
+        while len(data) < count:
+            part = self.step(self.connection.recv, min(count - len(data), CHUNK), len(data))
             if not part:
-                raise Closed(f"the peer closed after {count - missing} of {count} bytes")
-            parts.append(part)
-            missing -= len(part)
-        return b"".join(parts)
+                raise Closed(f"the peer closed after {len(data)} of {count} bytes")
+            data += part
+        return data
+
+    def push(self, count: int) -> None:
+        """Send ``count`` bytes and wait until the peer has told of each chunk: what is in buffers has not arrived."""
+        told = 0
+        try:
+            self.send(bytes(count))
+            while told < count:
+                self.receive(1)
+                told += CHUNK
+        except Stopped as stopped:
+            raise Stopped(told + CHUNK * self.waiting(), stopped.why) from None
+
+    def waiting(self) -> int:
+        """Return how many bytes have come in and have not been read."""
+        self.connection.setblocking(False)
+        try:
+            return len(self.connection.recv(CHUNK))
+        except OSError:
+            return 0
+
+    def pull(self, count: int) -> None:
+        """Receive ``count`` bytes and tell the peer of each chunk."""
+        for done in range(0, count, CHUNK):
+            try:
+                self.receive(min(CHUNK, count - done))
+            except Stopped as stopped:
+                raise Stopped(done + stopped.count, stopped.why) from None
+            self.send(b"k")
 
     def send_header(self, header: Dict[str, Any]) -> None:
         data = json.dumps(header).encode()
@@ -105,6 +134,7 @@ class Listener:
         self.sockets: List[socket.socket] = []
         self.lock = threading.Lock()
         self.served: Set[Tuple[str, str]] = set()
+        self.serving = 0
         self.changed = threading.Event()
 
     def bind(self, port: int) -> Dict[str, Any]:
@@ -130,25 +160,47 @@ class Listener:
             start(self.serve, connection, address)
 
     def serve(self, connection: socket.socket, address: Tuple[Any, ...]) -> None:
-        line = Line(connection, time.monotonic() + self.config["transfer"])
+        # The dialler is to give up first, or it would take the end of its time for a broken connection.
+        line = Line(connection, 2 * self.config["stall"], 2 * self.config["transfer"])
         try:
             header = line.receive_header()
             if header.get("token") != self.config["token"]:
                 return
-            line.send_header({"token": self.config["token"], "name": self.config["name"], "seen": address[0]})
-            for _ in range(PINGS):
-                line.send(line.receive(1))
-            line.receive(self.config["payload"])
-            line.send(b"k")
-            line.send(bytes(self.config["payload"]))
-            line.receive(1)
-        except (Stalled, Closed, Stranger):
+            with self.lock:
+                self.serving += 1
+            try:
+                self.answer(line, address)
+            finally:
+                with self.lock:
+                    self.serving -= 1
+        except (Stopped, Closed, Stranger):
             return  # the dialler tells what went wrong
         finally:
             connection.close()
+            self.changed.set()
         with self.lock:
             self.served.add((str(header.get("from")), str(header.get("kind"))))
         self.changed.set()
+
+    def answer(self, line: Line, address: Tuple[Any, ...]) -> None:
+        line.send_header({"token": self.config["token"], "name": self.config["name"], "seen": address[0]})
+        for _ in range(PINGS):
+            line.send(line.receive(1))
+        line.pull(self.config["payload"])
+        line.push(self.config["payload"])
+
+    def wait(self, until: float, grace: float) -> None:
+        """Wait until everybody expected was served, or nobody is being served any more after ``until``."""
+        expected = {(name, kind) for name, kind in self.config["expect"]}
+        while True:
+            self.changed.clear()
+            with self.lock:
+                if expected <= self.served:
+                    return
+                left = until - time.monotonic() + (grace if self.serving else 0.0)
+            if left <= 0:
+                return
+            self.changed.wait(left)
 
     def close(self) -> None:
         for listening in self.sockets:
@@ -200,7 +252,7 @@ class Dialler:
                 return {"error": "timeout", "detail": str(error)}
             return {"error": "unreachable", "detail": str(error)}
         try:
-            return self.exchange(Line(connection, time.monotonic() + self.config["transfer"]))
+            return self.exchange(Line(connection, self.config["stall"], self.config["transfer"]))
         finally:
             connection.close()
 
@@ -209,34 +261,41 @@ class Dialler:
         try:
             line.send_header({"token": self.config["token"], "from": self.config["name"], "kind": self.peer["kind"]})
             answer = line.receive_header()
-        except (Stalled, Closed, Stranger) as error:
+        except (Stopped, Closed, Stranger) as error:
             return {"error": "stranger", "detail": f"connected, but no probe answered: {error}"}
         if answer.get("token") != self.config["token"] or answer.get("name") != self.peer["name"]:
             return {"error": "stranger", "detail": "the probe of {} answered".format(answer.get("name"))}
+        outcome = {"seen": answer.get("seen")}  # type: Dict[str, Any]
         try:
-            round_trips = []
-            for _ in range(PINGS):
-                began = time.perf_counter()
-                line.send(b"p")
-                line.receive(1)
-                round_trips.append(time.perf_counter() - began)
-            began = time.perf_counter()
-            line.send(bytes(payload))
-            line.receive(1)
-            sent = time.perf_counter()
-            line.receive(payload)
-            received = time.perf_counter()
-            line.send(b"k")
-        except Stalled as error:
-            return {"error": "stalled", "detail": str(error), "seen": answer.get("seen")}
+            outcome["round_trip"] = min(self.ping(line) for _ in range(PINGS))
+            outcome["sent"], is_complete = self.rate(line.push, payload)
+            if is_complete:
+                outcome["received"], _ = self.rate(line.pull, payload)
+        except Stopped as error:
+            outcome.update({"error": "stalled", "detail": str(error)})
         except Closed as error:
-            return {"error": "closed", "detail": str(error), "seen": answer.get("seen")}
-        return {
-            "seen": answer.get("seen"),
-            "round_trip": min(round_trips),
-            "sent": payload / max(sent - began, 1e-9),
-            "received": payload / max(received - sent, 1e-9),
-        }
+            outcome.update({"error": "closed", "detail": str(error)})
+        return outcome
+
+    def ping(self, line: Line) -> float:
+        began = time.perf_counter()
+        line.send(b"p")
+        line.receive(1)
+        return time.perf_counter() - began
+
+    def rate(self, move: Callable[[int], None], payload: int) -> Tuple[float, bool]:
+        """Return bytes a second, and whether all of ``payload`` was moved.
+
+        A slow or lossy path moves a part of it; one that swallows full-size packets moves nothing, ever.
+        """
+        began = time.perf_counter()
+        try:
+            move(payload)
+        except Stopped as stopped:
+            if not stopped.count:
+                raise
+            return stopped.count / max(time.perf_counter() - began, 1e-9), False
+        return payload / max(time.perf_counter() - began, 1e-9), True
 
 
 class Timed:
@@ -344,15 +403,7 @@ def main() -> None:
     grace = config["connect"] + config["transfer"]
     for dialler in diallers:
         dialler.done.wait(max(until + grace - time.monotonic(), 0))
-    expected = {(name, kind) for name, kind in config["expect"]}
-    while True:
-        listener.changed.clear()
-        with listener.lock:
-            complete = expected <= listener.served
-        left = until + config["linger"] - time.monotonic()
-        if complete or left <= 0:
-            break
-        listener.changed.wait(left)
+    listener.wait(until + config["linger"], config["transfer"])
     for timed in (reverse, names):
         if timed is not None:
             timed.done.wait(config["patience"])

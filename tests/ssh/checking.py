@@ -27,7 +27,7 @@ from remote.runtime import HostRunState
 from remote.ssh import connect
 
 LOOPBACK = "127.0.0.1"
-HASTY = ProbeTimings(dial=3.0, linger=0.5, connect=0.5, transfer=2.0, lookup=1.0)
+HASTY = ProbeTimings(dial=3.0, linger=0.5, connect=0.5, stall=1.0, transfer=5.0, lookup=1.0)
 
 
 def free_port() -> int:

@@ -143,7 +143,7 @@ async def test_a_probe_that_never_ends_leaves_the_others_their_answers() -> None
         return Answer(hold=True) if probe_configuration(command) else None
 
     hosts = (EmbeddedHost("pc1"), EmbeddedHost("pc2"), EmbeddedHost("pc3", respond=hold_probe))
-    timings = HASTY.__class__(start=1.0, dial=2.0, linger=0.2, connect=0.5, transfer=1.0, lookup=0.5)
+    timings = HASTY.__class__(start=1.0, dial=2.0, linger=0.2, connect=0.5, stall=0.5, transfer=1.0, lookup=0.5)
     async with bench(*hosts, timings=timings) as found:
         await found.run(only=NETWORK)
         assert found.with_verdict(Verdict.UNKNOWN) == {("probe", "pc3")}

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given, strategies
 
 from remote.checks.model import Verdict
 from remote.checks.network import (
@@ -118,13 +119,51 @@ def test_configurations_agree_with_each_other() -> None:
     assert [peer["kind"] for peer in configs["b"]["peers"]] == ["data", "data", "master"]
 
 
+def answer(host: str, *, at: float = 100.0, **changes: Any) -> Answer:
+    line = json.dumps(payload(host, started=at, ended=at + 8, **changes))
+    found = read_answer(PLACES["abc".index(host)], f"motd\n{line}\ntrailing\n", "t", 0.0)
+    assert found is not None
+    return found
+
+
 def test_the_answer_is_found_among_noise_and_only_with_the_token() -> None:
+    assert answer("a").report.data_ports == (40000,)
     line = json.dumps(payload("a"))
-    assert read_answer(f"motd\n{line}\ntrailing", "t") == payload("a")
-    assert read_answer(line, "other") is None
-    assert read_answer('{"hetero_probe": 1, "token": "t"}', "t") is None, "no times"
-    assert read_answer('{"hetero_probe": broken', "t") is None
-    assert read_answer("", "t") is None
+    for output, token in (
+        (line, "other"),
+        ('{"hetero_probe": 1, "token": "t"}', "t"),
+        ('{"hetero_probe": broken', "t"),
+        ('{"hetero_probe": 1, "token": "t", "started": true, "ended": 1e999}', "t"),
+        ('{"hetero_probe": ' + "[" * 100_000, "t"),
+        ("", "t"),
+    ):
+        assert read_answer(PLACES[0], output, token, 0.0) is None
+
+
+def test_times_are_moved_to_this_machines_clock() -> None:
+    found = read_answer(PLACES[0], json.dumps(payload("a")), "t", 30.0)
+    assert found is not None
+    assert (found.started, found.ended) == (70.0, 78.0)
+
+
+_JSON = strategies.recursive(
+    strategies.none() | strategies.booleans() | strategies.integers() | strategies.floats() | strategies.text(),
+    lambda children: strategies.lists(children) | strategies.dictionaries(strategies.text(), children),
+    max_leaves=8,
+)
+
+
+@given(
+    strategies.dictionaries(
+        strategies.sampled_from(sorted(payload("a").keys() | {"environment", "master_bind"})), _JSON
+    )
+)
+def test_no_answer_of_a_host_breaks_the_others(changes: dict[str, Any]) -> None:
+    changes = {key: value for key, value in changes.items() if key not in {"token", "started", "ended", "hetero_probe"}}
+    attempts = {"40000": {"seen": "10.0.0.2", "round_trip": 0.002}}
+    good = answer("b", links=[{"to": "a", "kind": "data", "attempts": attempts}])
+    built = build_report(("a", "b"), [answer("a", **changes), good], {}, 29500)
+    assert set(built.hosts) == {"a", "b"}
 
 
 def test_a_link_is_read_at_the_port_the_target_says_it_bound() -> None:
@@ -132,10 +171,7 @@ def test_a_link_is_read_at_the_port_the_target_says_it_bound() -> None:
         "40099": {"error": "refused", "detail": "not this one", "seconds": 0.001},
         "40000": {"seen": "10.0.0.2", "round_trip": 0.002, "sent": 5e7, "received": 6e7, "seconds": 0.1},
     }
-    answers = [
-        Answer(PLACES[0], payload("a"), 100.0, 108.0),
-        Answer(PLACES[1], payload("b", links=[{"to": "a", "kind": "data", "attempts": attempts}]), 100.0, 108.0),
-    ]
+    answers = [answer("a"), answer("b", links=[{"to": "a", "kind": "data", "attempts": attempts}])]
     built = build_report(("a", "b"), answers, {}, 29500)
     link = built.matrix.link("b", "a")
     assert link is not None
@@ -145,18 +181,12 @@ def test_a_link_is_read_at_the_port_the_target_says_it_bound() -> None:
 
 def test_a_pair_whose_probes_did_not_meet_proves_nothing() -> None:
     refused = dialled("a", 40000, error="refused", detail="", seconds=0.001)
-    answers = [
-        Answer(PLACES[0], payload("a"), 110.0, 118.0),
-        Answer(PLACES[1], payload("b", links=[refused]), 100.0, 108.0),
-    ]
+    answers = [answer("a", at=110.0), answer("b", links=[refused])]
     assert build_report(("a", "b"), answers, {}, 29500).matrix.links == {}
 
 
 def test_an_unheard_of_error_of_a_foreign_probe_is_still_an_error() -> None:
-    answers = [
-        Answer(PLACES[0], payload("a"), 100.0, 108.0),
-        Answer(PLACES[1], payload("b", links=[dialled("a", 40000, error="gremlins")]), 100.0, 108.0),
-    ]
+    answers = [answer("a"), answer("b", links=[dialled("a", 40000, error="gremlins")])]
     link = build_report(("a", "b"), answers, {}, 29500).matrix.link("b", "a")
     assert link is not None
     assert link.error is LinkError.CLOSED

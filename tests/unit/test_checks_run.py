@@ -13,6 +13,7 @@ from remote.checks.model import (
     CheckResult,
     CheckStarted,
     Finding,
+    Fix,
     Scope,
     Severity,
     Verdict,
@@ -287,6 +288,17 @@ async def test_closing_ends_every_probe() -> None:
     await progress.aclose()
     assert running == 0
     assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("check ")]
+
+
+async def test_what_a_host_said_reaches_nobody_as_escape_codes() -> None:
+    hostile = "\x1b[2J\x9b31mred\r\nnext\u202e line\x07"
+    finding = Finding(Verdict.FAIL, hostile, f"one\ttwo\n{hostile}", Fix(hostile, (f"echo {hostile}",)))
+    found = results(await run(context("x"), check("a", says(finding))))["a", "x"]
+    assert found.fix is not None
+    for text in (found.reason, found.fix.text, *found.fix.commands):
+        assert text.isprintable()
+    assert all(line.replace("\t", "").isprintable() for line in found.evidence.split("\n"))
+    assert found.evidence.startswith("one\ttwo\n")
 
 
 async def test_unknown_names_are_refused() -> None:
