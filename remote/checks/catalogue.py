@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from remote.checks import engine, gpu, image, job, network, reach, resources, software
+from remote.checks import addresses, engine, gpu, image, job, network, reach, resources, software
 from remote.checks.model import Check
 
 CATALOGUE: tuple[Check, ...] = (
@@ -13,6 +13,9 @@ CATALOGUE: tuple[Check, ...] = (
     *image.CHECKS,
     gpu.CUDA,
     *software.CHECKS,
+    addresses.EPHEMERAL,
+    network.PROBE,
+    *addresses.CHECKS,
     *network.CHECKS,
     *job.CHECKS,
 )

@@ -9,12 +9,10 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies
 
+from remote.checks.addresses import ephemeral_finding, interface_finding, lookup_finding
 from remote.checks.model import Verdict
 from remote.checks.network import (
     data_ports_finding,
-    ephemeral_finding,
-    interface_finding,
-    lookup_finding,
     master_link_finding,
     master_port_finding,
     packets_finding,
