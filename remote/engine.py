@@ -15,7 +15,7 @@ import secrets
 import shlex
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 from urllib.parse import quote, urlencode
@@ -26,7 +26,7 @@ from docker.errors import APIError, DockerException, NotFound
 
 from remote.container import ContainerSpec, archive, container_config
 from remote.decode_errors import decode
-from remote.engine_http import Answer, Demultiplexer, FramingError, get
+from remote.engine_http import Answer, Demultiplexer, FramingError, request
 from remote.errors import ConnectionDropped, EngineError, RemoteError
 from remote.plan_contract import LABEL_HOST
 from remote.runner import Completed, Runner
@@ -140,6 +140,63 @@ class Engine:
                 return None
             raise
         return _image_info(ref, found)
+
+    async def images(self) -> tuple[ImageInfo, ...]:
+        """Return every image of the host that has a name; one of several names stands for all of them."""
+        found = await self._ask("docker images", self.client.images)
+        refs = [str((each.get("RepoTags") or each.get("RepoDigests") or [each["Id"]])[0]) for each in found]
+        known = [
+            await self.image(ref if "<none>" not in ref else str(each["Id"]))
+            for ref, each in zip(refs, found, strict=True)
+        ]
+        return tuple(image for image in known if image is not None)
+
+    async def image_names(self) -> tuple[tuple[str, str, int], ...]:
+        """Return (name with tag, image id, bytes on disk) of every tagged image."""
+        found = await self._ask("docker images", self.client.images)
+        return tuple(
+            (str(name), str(each["Id"]), int(each.get("Size") or 0))
+            for each in found
+            for name in each.get("RepoTags") or ()
+            if name != "<none>:<none>"
+        )
+
+    async def layer_sizes(self, ref: str) -> tuple[int, ...]:
+        """Return the unpacked bytes of what each build step of an image added, the oldest first.
+
+        Raises:
+            EngineError: there is no such image.
+        """
+        found = await self._ask(f"docker history {ref}", lambda: self._sdk.history(ref))
+        return tuple(int(step.get("Size") or 0) for step in reversed(found))
+
+    async def tag_image(self, image: str, repository: str, tag: str) -> None:
+        """Give an image another name; an image that had this name loses it.
+
+        Raises:
+            EngineError: there is no such image.
+        """
+        await self._change(f"docker tag {image} {repository}:{tag}", lambda: self._sdk.tag(image, repository, tag))
+
+    async def remove_image(self, ref: str) -> bool:
+        """Take a name from an image, and remove the image when it was its last and no container uses it.
+
+        Returns:
+            False when it was kept because a container uses it. True also when there was none.
+
+        Raises:
+            EngineError: the engine refused for another reason.
+        """
+        try:
+            await self._change(f"docker rmi {ref}", lambda: self._sdk.remove_image(ref))
+        except EngineError as error:
+            cause = error.__cause__
+            if isinstance(cause, NotFound):
+                return True
+            if isinstance(cause, APIError) and cause.status_code == 409:
+                return False
+            raise
+        return True
 
     async def create(self, spec: ContainerSpec) -> str:
         """Create a container; nothing runs yet. Returns its id.
@@ -324,16 +381,40 @@ class Engine:
         return Completed(self.host, shown, int(state["StatusCode"]), stdout, stderr)
 
     @asynccontextmanager
-    async def _get(self, path: str, parameters: Mapping[str, str]) -> AsyncIterator[Answer]:
+    async def request(
+        self,
+        method: str,
+        path: str,
+        parameters: Mapping[str, str],
+        *,
+        headers: Sequence[tuple[str, str]] = (),
+        body: AsyncIterator[bytes] | None = None,
+    ) -> AsyncIterator[Answer]:
+        """Make one request on a connection of its own and stream its answer; leaving cancels what still runs.
+
+        Args:
+            method: ``GET``, ``POST``.
+            path: path in the engine's API, without the version.
+            parameters: query.
+            headers: besides those every request has.
+            body: sent while the answer is read.
+
+        Raises:
+            EngineError: the engine refused.
+            ConnectionDropped: the connection was lost.
+        """
         target = f"/v{self.api_version}{path}?{urlencode(parameters)}"
         stream = await self.runner.open_unix(self.socket)
         try:
-            answer = await get(stream, target, self.host)
+            answer = await request(stream, method, target, self.host, headers=headers, body=body)
             if answer.status >= 400:
-                raise engine_error(self.host, f"GET {path}", await answer.error_message())
+                raise engine_error(self.host, f"{method} {path}", await answer.error_message())
             yield answer
         finally:
             await stream.close()
+
+    def _get(self, path: str, parameters: Mapping[str, str]) -> AbstractAsyncContextManager[Answer]:
+        return self.request("GET", path, parameters)
 
     async def _ask(self, what: str, request: Callable[[], _T]) -> _T:
         """Make a request that changes nothing; a connection the engine had closed while idle is opened anew."""

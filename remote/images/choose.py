@@ -1,0 +1,220 @@
+"""Which way each host gets its image, decided before anything moves. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from remote.images.model import THIS_MACHINE, HostImagePlan, ImagePlan, ImageState, KnownImage
+from remote.images.reference import parse_reference
+from remote.inventory_model import ImageMethod
+
+TRANSIT_FACTOR: Final = 2
+"""A layer lies on the disk packed and unpacked until it is registered (measured on engine 20.10)."""
+
+
+def common_layers(layers: Sequence[str], chains: Sequence[Sequence[str]]) -> int:
+    """Return how many of the lowest layers are there already, in the same order."""
+    best = 0
+    for chain in chains:
+        count = 0
+        for wanted, found in zip(layers, chain, strict=False):
+            if wanted != found:
+                break
+            count += 1
+        best = max(best, count)
+    return best
+
+
+def make_image_plan(
+    states: Sequence[ImageState],
+    *,
+    method: ImageMethod,
+    master: str,
+    others: Sequence[ImageState] = (),
+    builds: bool = False,
+) -> ImagePlan:
+    """Decide for every host.
+
+    Args:
+        states: the hosts in the order of the inventory.
+        method: what the inventory asks for.
+        master: name of the host with rank 0, whose image is the measure where hosts differ.
+        others: further machines an image can be read from, one state for each of them and image.
+        builds: whether the inventory names a build context.
+    """
+    sources = _sources([*states, *others], master)
+    builders = {state.architecture: state.host for state in reversed(states) if state.uses_containers}
+    return ImagePlan(tuple(_choose(state, method, sources, builders if builds else {}) for state in states))
+
+
+_Key = tuple[str, str]
+
+
+def _sources(states: Sequence[ImageState], master: str) -> Mapping[_Key, ImageState]:
+    """Return for each (reference, architecture) the machine whose image everybody is to have.
+
+    The master's is the measure, then this machine's, then the one most hosts agree on.
+    """
+    found: dict[_Key, list[ImageState]] = {}
+    for state in states:
+        if state.image is not None and not state.problem:
+            found.setdefault((state.ref, state.image.architecture), []).append(state)
+
+    def rank(state: ImageState, among: Sequence[ImageState]) -> tuple[bool, bool, int]:
+        assert state.image is not None
+        agreeing = sum(each.image is not None and each.image.layers == state.image.layers for each in among)
+        return state.host != master, state.host != THIS_MACHINE, -agreeing
+
+    return {key: min(among, key=lambda state, among=among: rank(state, among)) for key, among in found.items()}
+
+
+def _choose(
+    state: ImageState, method: ImageMethod, sources: Mapping[_Key, ImageState], builders: Mapping[str, str]
+) -> HostImagePlan:
+    if not state.uses_containers:
+        return HostImagePlan(state.host, state.ref, "none", "runtime is process")
+    if state.problem:
+        return _impossible(state, state.problem, "see the engine check")
+    wanted = state.architecture
+    source = sources.get((state.ref, wanted))
+    if source is None and not wanted:
+        source = next((each for (ref, _), each in sources.items() if ref == state.ref), None)
+    wrong = state.image is not None and bool(wanted) and state.image.architecture != wanted
+    if state.image is not None and not wrong:
+        reference = source.image if source is not None else None
+        if method == "present" or reference is None or reference.layers == state.image.layers:
+            return HostImagePlan(state.host, state.ref, "present", "the host has it", bytes_free=state.free_bytes)
+    replaced = _replaced(state, source, wrong=wrong)
+    match method:
+        case "present":
+            return _impossible(
+                state,
+                f"it is not there{replaced}, and image.method is present",
+                'bring it there, or set method = "auto" under [image]',
+            )
+        case "registry":
+            return _registry(state, f"image.method is registry{replaced}")
+        case "build":
+            return _build(state, builders, f"image.method is build{replaced}")
+        case "send":
+            return _send(state, source, sources, replaced)
+    if source is not None and not parse_reference(state.ref).is_pinned:
+        return _send(state, source, sources, replaced)
+    if builders:
+        return _build(state, builders, f"no host has it, and there is a build context{replaced}")
+    if wrong and not _from_registry(state.ref):
+        return _no_source(state, sources)
+    return _registry(state, f"no host has it for {wanted or 'this processor'}{replaced}")
+
+
+def _replaced(state: ImageState, source: ImageState | None, *, wrong: bool) -> str:
+    if state.image is None:
+        return ""
+    if wrong:
+        return f" (what is there is for {state.image.architecture})"
+    other = f" than on {source.host}" if source else ""
+    return f" (what is there has other layers{other})"
+
+
+def _from_registry(ref: str) -> bool:
+    """Whether the name says where to pull it: a registry, or somebody's repository on Docker Hub."""
+    reference = parse_reference(ref)
+    return reference.registry != "docker.io" or not reference.path.startswith("library/")
+
+
+def _impossible(state: ImageState, why: str, next_step: str) -> HostImagePlan:
+    return HostImagePlan(state.host, state.ref, "impossible", why, bytes_free=state.free_bytes, next_step=next_step)
+
+
+def _registry(state: ImageState, why: str) -> HostImagePlan:
+    return HostImagePlan(state.host, state.ref, "registry", why, bytes_free=state.free_bytes)
+
+
+def _build(state: ImageState, builders: Mapping[str, str], why: str) -> HostImagePlan:
+    if not builders:
+        return _impossible(
+            state,
+            f"{why}, but there is no build context",
+            'set context = "." under [image], a folder with a Dockerfile',
+        )
+    where = builders.get(state.architecture)
+    if where is None:
+        return _impossible(state, f"no host can build for {state.architecture}", "build it on a machine of that kind")
+    built = f"{why}; built on {where}" if where != state.host else why
+    return HostImagePlan(state.host, state.ref, "build", built, source=where, bytes_free=state.free_bytes)
+
+
+def _no_source(state: ImageState, sources: Mapping[_Key, ImageState]) -> HostImagePlan:
+    found = sorted(f"{each.host} ({architecture})" for (ref, architecture), each in sources.items() if ref == state.ref)
+    there = f"{state.ref} is only there for another processor: {', '.join(found)}" if found else "no machine has it"
+    needed = f"linux/{state.architecture}" if state.architecture else "its processor"
+    return _impossible(
+        state,
+        f"{there}; {state.host} needs {needed}",
+        f"docker buildx build --platform {needed} -t {state.ref} --load . on a machine that can, "
+        "or pull it from a registry, or give the host an image of its own: image = … in [[hosts]]",
+    )
+
+
+def _send(
+    state: ImageState, source: ImageState | None, sources: Mapping[_Key, ImageState], replaced: str
+) -> HostImagePlan:
+    if source is None or source.image is None:
+        return _no_source(state, sources)
+    if parse_reference(state.ref).is_pinned:
+        return _impossible(
+            state,
+            f"{state.ref} is pinned by digest, and only a registry can give an image its digest",
+            'use method = "registry", or a tag; the layers are compared by digest in any case',
+        )
+    kept = common_layers(source.image.layers, state.chains)
+    moved = _missing_bytes(source.image, source.layer_sizes, kept)
+    needed = TRANSIT_FACTOR * moved
+    if state.free_bytes and needed > state.free_bytes:
+        return _impossible(
+            state,
+            f"it needs about {_gigabytes(needed)} of disk while it arrives, and {_gigabytes(state.free_bytes)} are free",
+            "free space there: docker system df, then docker image prune",
+        )
+    share = f"{kept} of {len(source.image.layers)} layers are there" if kept else "none of its layers are there"
+    return HostImagePlan(
+        state.host,
+        state.ref,
+        "send",
+        f"{source.host} has it; {share}{replaced}",
+        source=source.host,
+        bytes_to_move=moved,
+        bytes_needed=needed,
+        bytes_free=state.free_bytes,
+    )
+
+
+def _missing_bytes(image: KnownImage, sizes: Sequence[int], kept: int) -> int:
+    """Return about how many bytes the layers above the first ``kept`` have, unpacked.
+
+    The history names the bytes of each build step, and steps that add nothing may or may not be layers; where the
+    two do not fit together, every layer counts the same.
+    """
+    filled = [size for size in sizes if size > 0]
+    for steps in (sizes, filled):
+        if len(steps) == len(image.layers):
+            return sum(steps[kept:])
+    return image.size * (len(image.layers) - kept) // max(1, len(image.layers))
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.1f} GB"
+
+
+def render_image_plan(plan: ImagePlan) -> str:
+    """Return the plan for people, a line a host."""
+    width = max(len(each.host) for each in plan.hosts)
+    lines = []
+    for each in plan.hosts:
+        moved = "" if each.bytes_to_move is None else f" · about {each.bytes_to_move / 1e6:,.1f} MB to move"
+        free = f" · {_gigabytes(each.bytes_free)} free" if each.bytes_free and each.bytes_to_move is not None else ""
+        lines.append(f"{each.host:<{width}}  {each.method:<10}  {each.ref}  {each.why}{moved}{free}")
+        if each.next_step:
+            lines.append(f"{'':<{width}}  → {each.next_step}")
+    return "\n".join(lines)
