@@ -9,7 +9,7 @@ def rate(value: float) -> str:
     """Samples per second in at most five characters: ``0.52``, ``94.1``, ``508``, ``12.4k``."""
     if not math.isfinite(value):
         return "–"
-    for limit, text in ((10, f"{value:.2f}"), (100, f"{value:.1f}"), (10_000, f"{value:.0f}")):
+    for limit, text in ((10.0, f"{value:.2f}"), (100.0, f"{value:.1f}"), (10_000.0, f"{value:.0f}")):
         if abs(value) < limit:
             return text
     for limit, divisor, unit in ((1e6, 1e3, "k"), (1e9, 1e6, "M"), (1e12, 1e9, "G")):
