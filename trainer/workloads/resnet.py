@@ -30,6 +30,11 @@ class _Block(nn.Module):
         same = inputs == outputs and stride == 1
         self.shortcut = nn.Identity() if same else _convolution(inputs, outputs, 1, stride)
         self.activation = nn.ReLU()
+        # Every block begins as the identity (Goyal et al. 2017, section 5.1): deep networks then learn at once.
+        for norm in list(body.modules())[::-1]:
+            if isinstance(norm, nn.GroupNorm):
+                nn.init.zeros_(norm.weight)
+                break
 
     def forward(self, features: Tensor) -> Tensor:
         result: Tensor = self.activation(self.body(features) + self.shortcut(features))
@@ -68,6 +73,8 @@ class ResNet(nn.Module):
                 layers.append(block)
         self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.head = nn.Linear(channels, classes)
+        nn.init.normal_(self.head.weight, std=0.01)
+        nn.init.zeros_(self.head.bias)
 
     def forward(self, images: Tensor, keys: Tensor) -> Tensor:  # noqa: ARG002 - no dropout in this network
         """Return logits of shape (samples, classes) for images of shape (samples, 3, 32, 32)."""
