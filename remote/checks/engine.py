@@ -9,7 +9,7 @@ from typing import Any
 
 from remote.checks import systems
 from remote.checks.context import CheckContext, told
-from remote.checks.model import Check, Finding, Fix, Severity, each_host, fail, ok, skip, unknown, warn
+from remote.checks.model import Check, Finding, Fix, Severity, Verdict, each_host, fail, ok, skip, unknown, warn
 from remote.errors import EngineError
 from remote.facts import Facts
 
@@ -161,6 +161,9 @@ async def _engine_kind(context: CheckContext, name: str) -> Finding:
 
 
 async def _stale_runs(context: CheckContext, name: str) -> Finding:
+    engine = context.findings.get(("engine", name))
+    if engine is not None and engine.verdict is Verdict.FAIL:
+        return skip(f"needs “Docker Engine” (engine), which failed: {engine.reason}")
     try:
         runs = await context.runs(name)
     except EngineError as error:

@@ -14,6 +14,7 @@ from remote.checks.reach import SHELL_QUESTION
 from remote.checks.run import run_checks, summarize
 from remote.embedded import Answer, EmbeddedHost
 from remote.inventory import Host
+from remote.runtime import HostRunState, State
 from tests.ssh.checking import HASTY, LOOPBACK, bench, play_probe, probe_configuration
 
 THREE = (EmbeddedHost("pc1"), EmbeddedHost("pc2"), EmbeddedHost("pc3"))
@@ -265,3 +266,26 @@ async def test_hanging_facts_are_unknown_and_delay_nobody() -> None:
         await asyncio.gather(task, return_exceptions=True)
         left = {each.get_name() for each in asyncio.all_tasks() if each.get_name().startswith("check ")}
         assert left == set()
+
+
+@pytest.mark.parametrize(("state", "verdict"), [(State.RUNNING, Verdict.FAIL), (State.EXITED, Verdict.OK)])
+async def test_an_earlier_run_that_is_alive_is_red_unless_it_is_the_one_under_way(
+    state: State, verdict: Verdict
+) -> None:
+    runs = {"pc1": (HostRunState("pc1", "run-7", state),)}
+    async with bench(EmbeddedHost("pc1"), runs=runs) as found:
+        await found.run(only={"stale-runs"})
+        assert found.finding("stale-runs", "pc1").verdict is verdict
+        found.context.current_run = "run-7"
+        await found.run(only={"stale-runs"})
+        assert found.finding("stale-runs", "pc1").verdict is Verdict.OK
+
+
+async def test_a_host_without_an_engine_is_red_once() -> None:
+    def docker(host: Host) -> Host:
+        return host.model_copy(update={"runtime": "docker"})
+
+    async with bench(EmbeddedHost("pc1"), change=docker) as found:
+        await found.run(only={"engine", "engine-kind", "image", "stale-runs"})
+        assert found.with_verdict(Verdict.FAIL) == {("engine", "pc1")}
+        assert found.with_verdict(Verdict.UNKNOWN) == set()
