@@ -32,7 +32,7 @@ from hetero_tui.screens.help import HelpScreen, help_text
 from hetero_tui.screens.launch import LaunchScreen
 from hetero_tui.screens.monitor import MonitorScreen
 from hetero_tui.screens.plan import PlanScreen
-from hetero_tui.screens.questions import failure_text
+from hetero_tui.screens.questions import failure_text, launch_anyway_question, quit_question
 from hetero_tui.theme import AsciiFilter, Glyphs, default_theme
 from hetero_tui.views import RunState
 from hetero_tui.widgets.lines import glyphs_of
@@ -84,6 +84,8 @@ class HeteroApp(App[int]):
         self.control = RunControl(self)
         self._contact = Contact(self)
         self._start = start
+        self.watching = False
+        """A run was launched or taken over here; it may have ended meanwhile."""
         self._quit_question: Confirm | None = None
         self._auto_launch = auto_launch
         self._checklist = ChecklistScreen(session)
@@ -154,11 +156,10 @@ class HeteroApp(App[int]):
 
     def checks_done(self, *, ok: bool) -> None:
         """The checklist is through; the demo goes on by itself when nothing failed."""
-        if self._auto_launch and ok and not self.session.run_id:
+        if self._auto_launch and ok and not self.watching:
             self._auto_launch = False
-            plan = self._plan()
-            if plan is not None:
-                self._launch(plan)
+            if self._plan() is not None:
+                self._launch()
 
     # Launch
 
@@ -177,26 +178,16 @@ class HeteroApp(App[int]):
 
     def action_launch(self) -> None:
         """Launch the plan that is shown, after a question when a check fails."""
-        screen = self.screen
-        if not isinstance(screen, PlanScreen):
+        if not isinstance(self.screen, PlanScreen):
             return
-        plan = screen.plan
         failing = self._checklist.first_failure()
         if failing is None:
-            self._launch(plan)
+            self._launch()
             return
-        where = f" on {failing.host}" if failing.host else ""
-        question = Confirm(
-            "Launch although a check fails?",
-            f"'{failing.check_id}' fails{where}. Training will most likely not start, or hang.",
-            yes="Launch anyway",
-            danger=True,
-        )
-        self.push_screen(question, lambda yes: self._launch(plan) if yes else None)
+        self.push_screen(launch_anyway_question(failing), lambda yes: self._launch() if yes else None)
 
-    def _launch(self, plan: LaunchPlan) -> None:
-        for host in plan.hosts:
-            self.session.store.expect(host.host, {rank.rank: rank.device for rank in host.ranks})
+    def _launch(self) -> None:
+        self.watching = False
         screen = LaunchScreen(self.session)
         if isinstance(self.screen, ChecklistScreen):
             self.push_screen(screen)
@@ -215,22 +206,21 @@ class HeteroApp(App[int]):
         else:
             screen.post_message(LaunchEnded())
 
-    @on(LaunchMoved)
-    def launch_moved(self, message: LaunchMoved) -> None:
-        """Let ranks that have not spoken yet show where they are."""
-        self.session.store.note_launch(message.progress.host, message.progress.phase)
-
     @on(LaunchEnded)
     def launch_ended(self, message: LaunchEnded) -> None:
-        """Go on to the monitor."""
-        if message.error is None:
-            self._follow_run()
-            if isinstance(self.screen, LaunchScreen):
-                self.switch_screen(MonitorScreen(self.session))
+        """Go on to the monitor. A launch that failed has been taken back everywhere."""
+        if message.error is not None:
+            for host in self.session.inventory.hosts:
+                self.session.store.note_launch(host.name, "stopped")
+            return
+        self._follow_run()
+        if isinstance(self.screen, LaunchScreen):
+            self.switch_screen(MonitorScreen(self.session))
 
     # The run
 
     def _follow_run(self) -> None:
+        self.watching = True
         self.work(self._follow(), "follow")
 
     async def _follow(self) -> None:
@@ -257,7 +247,7 @@ class HeteroApp(App[int]):
         if action in ("review_plan", "launch"):
             return not self.readonly and not self.control.active
         if action == "show_monitor":
-            return bool(self.session.run_id)
+            return self.watching
         return True
 
     def action_run(self, action: str) -> None:
@@ -304,10 +294,7 @@ class HeteroApp(App[int]):
         if not (launching or self.control.active):
             self.work(self._leave(), "leave")
             return
-        text = "Training goes on without this program. Run hetero-tui again to reattach."
-        if launching:
-            text = "The launch is not finished. What was started stays on the hosts; run hetero-tui again to find it."
-        self._quit_question = Confirm("Quit hetero-tui?", text, yes="Quit", no="Stay")
+        self._quit_question = quit_question(launching=launching)
         self.push_screen(self._quit_question, lambda yes: self.work(self._leave(), "leave") if yes else None)
 
     async def _leave(self) -> None:

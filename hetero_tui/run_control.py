@@ -25,8 +25,7 @@ class RunControl:
     @property
     def active(self) -> bool:
         """A run is being watched and has not ended."""
-        session = self._app.session
-        return bool(session.run_id) and not session.store.cluster_view().state.ended
+        return self._app.watching and not self._app.session.store.cluster_view().state.ended
 
     def offers(self, action: str) -> bool:
         """Tell whether the action makes sense now; nothing does with ``readonly``."""
@@ -81,13 +80,11 @@ class RunControl:
         self._app.run_worker(self._deliver(message, done, hosts), group="control", exit_on_error=False)
 
     async def _deliver(self, message: Mapping[str, object], done: str, hosts: frozenset[str] | None) -> None:
-        session = self._app.session
         try:
-            await session.control(message, hosts)
+            await self._app.session.control(message, hosts)
         except Exception as error:  # noqa: BLE001 - shown to the person, whatever it is
             self._app.post_message(OperationFailed(f"'{message['command']}' did not reach the run", error))
             return
-        session.store.note_control(message)
         self._app.notify(done, markup=False)
 
     def _stop_answered(self, yes: bool | None) -> None:

@@ -149,11 +149,19 @@ class Store:
         self.version += 1
 
     def note_launch(self, host: str, phase: str) -> None:
-        """A host moved on in the launch; ranks that have not spoken yet show it."""
-        states = {"importing": RankState.IMPORTING, "go": RankState.CALIBRATING}
+        """A host moved on in the launch, or was stopped; ranks that do not say otherwise themselves show it."""
+        states = {
+            "importing": RankState.IMPORTING,
+            "go": RankState.CALIBRATING,
+            "failed": RankState.FAILED,
+            "stopped": RankState.STOPPED,
+        }
         state = states.get(phase)
         for record in self._ranks.values():
             if record.host != host or state is None:
+                continue
+            if state.ended:
+                record.state = record.state if record.state.ended else state
                 continue
             silent = record.state in (RankState.STARTING, RankState.IMPORTING)
             if silent or (state is RankState.CALIBRATING and record.state is RankState.WAITING_FOR_GO):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
+from hetero_tui.checklist import Place
 from hetero_tui.formats import rate
 from hetero_tui.screens.dialogs import Confirm
 from hetero_tui.views import FailureRecord
@@ -58,6 +59,21 @@ def stop_question(session: SessionProtocol) -> Confirm:
         "A checkpoint is written first where the run can still do so. Other runs are not touched."
     )
     return Confirm(f"Stop run {session.run_id}?", text, yes="Stop the run", danger=True)
+
+
+def launch_anyway_question(failing: Place) -> Confirm:
+    """Name the failing check before a launch in spite of it."""
+    where = f" on {failing.host}" if failing.host else ""
+    text = f"'{failing.check_id}' fails{where}. Training will most likely not start, or hang."
+    return Confirm("Launch although a check fails?", text, yes="Launch anyway", danger=True)
+
+
+def quit_question(*, launching: bool) -> Confirm:
+    """Say what goes on without this program."""
+    text = "Training goes on without this program. Run hetero-tui again to reattach."
+    if launching:
+        text = "The launch is not finished. What was started stays on the hosts; run hetero-tui again to find it."
+    return Confirm("Quit hetero-tui?", text, yes="Quit", no="Stay")
 
 
 def failure_text(failures: Sequence[FailureRecord]) -> str:

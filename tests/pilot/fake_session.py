@@ -248,16 +248,18 @@ class FakeSession:
 
     async def launch(self, report: Callable[[LaunchProgress], None]) -> None:
         self.run_id = RUN_ID
+        for rank, host in enumerate(self.fake_hosts):
+            self.store.expect(host.name, {rank: host.device})
         first: tuple[LaunchPhase, ...] = ("creating", "created", "starting", "importing")
         last: tuple[LaunchPhase, ...] = ("go", "training")
         for phase in first:
             for host in self.fake_hosts:
+                self.store.note_launch(host.name, phase)
                 report(LaunchProgress(host.name, phase))
             await self._rest()
         for rank, host in enumerate(self.fake_hosts):
             if host.name == self.launch_fails:
                 report(LaunchProgress(host.name, "failed", "could not select device driver with capabilities: [[gpu]]"))
-                self.run_id = ""
                 raise LaunchError(
                     "could not select device driver with capabilities: [[gpu]]",
                     host=host.name,
@@ -268,6 +270,7 @@ class FakeSession:
             await self._rest()
         for phase in last:
             for host in self.fake_hosts:
+                self.store.note_launch(host.name, phase)
                 report(LaunchProgress(host.name, phase))
             await self._rest()
 

@@ -143,6 +143,12 @@ async def test_a_failed_launch_says_why_and_leads_back() -> None:
         await shows(pilot, "Launch failed", "could not select device driver", "install the NVIDIA container toolkit")
         await pilot.press("escape")
         await until(pilot, lambda: isinstance(app.screen, ChecklistScreen))
+        assert session.store.cluster_view().state.ended
+        session.launch_fails = ""
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, PlanScreen))
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, MonitorScreen))
 
 
 async def test_a_plan_that_can_not_be_made_is_a_message() -> None:
