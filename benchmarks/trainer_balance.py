@@ -19,6 +19,7 @@ from benchmarks.report import Figure, Options, at_least, at_most, measured, skip
 from benchmarks.trainer_cluster import TrainerRun, throughput
 from benchmarks.trainer_quota import CpuQuota
 from trainer.events import Shares, Step
+from trainer.plan import efficiency
 
 QUOTAS: Final = (0.5, 0.25, 0.125)
 POLICIES: Final = ("equal", "static", "dynamic")
@@ -39,17 +40,27 @@ REBALANCE: Final = "steps_to_rebalance"
 class Speeds:
     """Samples per second of one global batch, everything measured in one run of the benchmark."""
 
-    solo: list[float] = field(default_factory=list)
-    """Sum of the three ranks training alone at the same time, before and after the rest."""
+    solo: list[list[float]] = field(default_factory=list)
+    """Each rank training alone, all at the same time, before and after the rest."""
     ddp: float = 0.0
     by_policy: dict[str, list[float]] = field(default_factory=dict)
     dynamic_steps: int = 0
     dynamic_changes: int = 0
+    compute: list[tuple[float, ...]] = field(default_factory=list)
+    """Compute seconds of each rank in each counted step of ``dynamic``."""
+    durations: list[float] = field(default_factory=list)
+    """Seconds of the same steps."""
 
     @property
     def ideal(self) -> float:
-        """Mean of the solo measurements."""
-        return sum(self.solo) / len(self.solo)
+        """Sum of the ranks' speeds alone, mean of the two measurements."""
+        return sum(map(sum, self.solo)) / len(self.solo)
+
+    def factors(self, global_batch: int) -> str:
+        """Say where the rest of ``dynamic``'s speed went."""
+        alone = [sum(speeds) / len(speeds) for speeds in zip(*self.solo, strict=True)]
+        split = efficiency(self.compute, self.durations, global_batch, alone)
+        return f"balance {split.balance:.3f} x jitter {split.jitter:.3f} x communication {split.communication:.3f}"
 
     def of(self, policy: str) -> float:
         """Median over the rounds."""
@@ -79,7 +90,13 @@ def _speed_figures(options: Options) -> Iterator[Figure]:
     for batch, goal in ((1024, 0.97), (256, 0.90)):
         speeds = found[batch]
         ideal = f"{speeds.ideal:.0f} samples/s of the three ranks alone"
-        yield at_least(f"dynamic_of_ideal_{batch}", speeds.of("dynamic") / speeds.ideal, goal, anchor=ideal, note=note)
+        yield at_least(
+            f"dynamic_of_ideal_{batch}",
+            speeds.of("dynamic") / speeds.ideal,
+            goal,
+            anchor=ideal,
+            note=f"{speeds.factors(batch)}; {note}",
+        )
         for policy in ("static", "equal"):
             yield measured(f"{policy}_of_ideal_{batch}", speeds.of(policy) / speeds.ideal, "x", anchor=ideal)
         yield measured(f"ddp_equal_of_ideal_{batch}", speeds.ddp / speeds.ideal, "x", anchor=ideal)
@@ -134,6 +151,7 @@ def compare(global_batch: int, steps: int, rounds: int) -> Speeds:
                 if policy == "dynamic":
                     speeds.dynamic_steps += len(chosen)
                     speeds.dynamic_changes += _changes(run.of(Shares), window)
+                    _add_times(speeds, run, window)
         run.stop()
     with quotas() as limits:
         speeds.ddp = measure(limits, global_batch, steps)
@@ -142,8 +160,18 @@ def compare(global_batch: int, steps: int, rounds: int) -> Speeds:
     return speeds
 
 
-def solo(limits: Sequence[CpuQuota], global_batch: int, steps: int) -> float:
-    """Return the sum of the ranks' speeds when each trains alone, all at the same time.
+def _add_times(speeds: Speeds, run: TrainerRun, window: range) -> None:
+    """Keep what every rank computed in the steps of a window that all ranks have told."""
+    by_rank = [{event.step: event for event in run.of(Step, rank)} for rank in range(len(QUOTAS))]
+    for step in window:
+        told = [events[step] for events in by_rank if step in events]
+        if len(told) == len(QUOTAS):
+            speeds.compute.append(tuple(event.data + event.compute for event in told))
+            speeds.durations.append(told[0].duration)
+
+
+def solo(limits: Sequence[CpuQuota], global_batch: int, steps: int) -> list[float]:
+    """Return the ranks' speeds when each trains alone, all at the same time.
 
     Each has the part of the global batch that its quota can carry, so its steps are as long as in the group.
     """
@@ -168,7 +196,7 @@ def solo(limits: Sequence[CpuQuota], global_batch: int, steps: int) -> float:
         ]
         for run in runs:
             run.stop()
-    return sum(found)
+    return found
 
 
 def _changes(told: Sequence[Shares], window: range) -> int:
