@@ -300,4 +300,5 @@ class HeteroApp(App[int]):
     async def _leave(self) -> None:
         with contextlib.suppress(TimeoutError):  # a connection that does not close must not keep the person here
             await asyncio.wait_for(self.session.close(), CLOSE_SECONDS)
-        self.exit(1 if self.session.store.cluster_view().state is RunState.FAILED else 0)
+        code = 1 if self.session.store.cluster_view().state is RunState.FAILED else 0
+        self.exit(code, return_code=code)

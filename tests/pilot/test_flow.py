@@ -348,7 +348,7 @@ async def test_a_failed_run_shows_the_first_failure_first() -> None:
         await shows(pilot, "✖ failed")
         await pilot.press("q")
         await until(pilot, lambda: session.closed)
-    assert app.return_value == 1
+    assert (app.return_value, app.return_code) == (1, 1)
 
 
 async def test_an_unexpected_error_in_a_worker_is_a_dialog_not_a_crash() -> None:
