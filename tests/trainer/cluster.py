@@ -134,6 +134,9 @@ class Cluster:
                 raise AssertionError(f"still running after {timeout} s:\n{self.story()}") from None
         for thread in self._threads:
             thread.join()
+        if any(codes):
+            # Shown only when the test goes on to fail.
+            print(self.story())
         return codes
 
     def process_of(self, rank: int) -> int:
