@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -61,12 +62,13 @@ def _sources(states: Sequence[ImageState], master: str) -> Mapping[_Key, ImageSt
         if state.image is not None and not state.problem:
             found.setdefault((state.ref, state.image.architecture), []).append(state)
 
-    def rank(state: ImageState, among: Sequence[ImageState]) -> tuple[bool, bool, int]:
-        assert state.image is not None
-        agreeing = sum(each.image is not None and each.image.layers == state.image.layers for each in among)
-        return state.host != master, state.host != THIS_MACHINE, -agreeing
+    return {key: min(among, key=functools.partial(_rank, among=among, master=master)) for key, among in found.items()}
 
-    return {key: min(among, key=lambda state, among=among: rank(state, among)) for key, among in found.items()}
+
+def _rank(state: ImageState, among: Sequence[ImageState], master: str) -> tuple[bool, bool, int]:
+    assert state.image is not None
+    agreeing = sum(each.image is not None and each.image.layers == state.image.layers for each in among)
+    return state.host != master, state.host != THIS_MACHINE, -agreeing
 
 
 def _choose(
@@ -174,7 +176,7 @@ def _send(
     if state.free_bytes and needed > state.free_bytes:
         return _impossible(
             state,
-            f"it needs about {_gigabytes(needed)} of disk while it arrives, and {_gigabytes(state.free_bytes)} are free",
+            f"it takes about {_gigabytes(needed)} of disk to arrive, and {_gigabytes(state.free_bytes)} are free",
             "free space there: docker system df, then docker image prune",
         )
     share = f"{kept} of {len(source.image.layers)} layers are there" if kept else "none of its layers are there"
