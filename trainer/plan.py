@@ -12,6 +12,7 @@ Python version and machine, so it uses only operations that IEEE 754 rounds in o
 from __future__ import annotations
 
 import heapq
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -104,9 +105,10 @@ def solve_shares(tables: Sequence[TimeModel], global_batch: int, minimum: int = 
     return tuple(shares)
 
 
-AIMED_GUESSES: Final = 7
 ROUNDING: Final = 1e-14
 """Two times closer than this, relatively, are the same time."""
+TURN: Final = 4
+"""Every so many guesses the next stair is tried, which ends the search on plateaus."""
 
 
 def _level(tables: Sequence[TimeModel], global_batch: int, minimum: int) -> tuple[list[int], list[int] | None]:
@@ -116,48 +118,36 @@ def _level(tables: Sequence[TimeModel], global_batch: int, minimum: int) -> tupl
     shares just above that level are returned as well: every mixture of the two is equally quick.
     """
     close = max(4, len(tables) // 4)
+    goal = global_batch - close / 2
     speed = math.fsum(table.samples_per_second for table in tables)
-    low, high, below = 0.0, math.inf, [minimum] * len(tables)
-
-    def at(level: float) -> tuple[list[int], int]:
-        shares = [max(minimum, table.capacity(level)) for table in tables]
-        return shares, global_batch - sum(shares)
-
-    # Close to the answer the capacities are almost linear in time, so the first guesses aim.
+    below, low, low_sum = [minimum] * len(tables), 0.0, float(minimum * len(tables))
+    high, high_sum = math.inf, math.inf
     guess = global_batch / speed
-    for _ in range(AIMED_GUESSES):
-        shares, missing = at(guess)
-        if 0 <= missing <= close:
+    for attempt in itertools.count():
+        is_stair = attempt % TURN == TURN - 1
+        if is_stair:
+            guess = min(table.seconds(share + 1) for table, share in zip(tables, below, strict=True)) * (1 + ROUNDING)
+            if math.isinf(guess):
+                raise _too_much(global_batch)
+        shares = [max(minimum, table.capacity(guess)) for table in tables]
+        total = sum(shares)
+        if global_batch - close <= total <= global_batch:
             return shares, None
-        if missing > 0:
-            low, below = guess, shares
-        else:
-            high = guess
-        guess += (missing - close / 2) / speed
-        if not low < guess < high:
-            guess = 2 * low + 1 / speed if math.isinf(high) else (low + high) / 2
-
-    # Stairs keep aimed guesses from converging: take the next stair, or halve the bracket where there are many.
-    while True:
-        stair = min(table.seconds(share + 1) for table, share in zip(tables, below, strict=True)) * (1 + ROUNDING)
-        if math.isinf(stair):
-            raise _too_much(global_batch)
-        shares, missing = at(stair)
-        if missing < 0:
-            return below, shares
-        if missing <= close:
-            return shares, None
-        low, below = stair, shares
-        middle = 2 * low if math.isinf(high) else (low + high) / 2
-        shares, missing = at(middle)
-        if 0 <= missing <= close:
-            return shares, None
-        if missing > 0:
-            low, below = middle, shares
-        elif middle - low <= ROUNDING * middle:
+        if total < global_batch:
+            below, low, low_sum = shares, guess, total
+        elif is_stair or guess - low <= ROUNDING * guess:
             return below, shares
         else:
-            high = middle
+            high, high_sum = guess, total
+        if math.isinf(high):
+            # Capacities grow almost linearly with time; where they do not, doubling finds the other side.
+            guess = low + (goal - low_sum) / speed if attempt < 2 * TURN else 2 * low
+        elif attempt % TURN == 1:
+            guess = (low + high) / 2
+        else:
+            guess = low + (high - low) * (goal - low_sum) / (high_sum - low_sum)
+            guess = guess if low < guess < high else (low + high) / 2
+    raise AssertionError("the search ends inside its loop")
 
 
 def _too_much(global_batch: int) -> PlanError:
