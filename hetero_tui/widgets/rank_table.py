@@ -47,7 +47,7 @@ COLUMNS: Final = (
     Column("share", "share", 6, 3, "right"),
     Column("rate", "samples/s", 9, 4, "right"),
     Column("spark", "40 s", 8, 8, grow=24),
-    Column("parts", "step goes into", 14, 5, grow=20),
+    Column("parts", "step is", 10, 5, grow=24),
     Column("speed", "alone/s", 7, 11, "right"),
     Column("step_seconds", "step", 7, 13, "right"),
     Column("memory", "memory", 6, 7, "right"),
@@ -173,7 +173,7 @@ class RankTable(LineView, can_focus=True):
         chosen: set[str] = set()
         for column in sorted(columns, key=lambda each: each.priority):
             if column.width + 1 > room:
-                break
+                continue
             room -= column.width + 1
             chosen.add(column.key)
         growing = [column for column in columns if column.key in chosen and column.grow]
@@ -191,7 +191,7 @@ class RankTable(LineView, can_focus=True):
         line = self.line("header")
         arrow = self.glyphs.up if self._reverse else self.glyphs.down
         for column, cells in self._columns(width):
-            title = column.title
+            title = "step goes into" if column.key == "parts" and cells >= 14 else column.title
             if column.key == self._sort and column.key != "rank":
                 title = f"{arrow}{title}" if column.align == "right" else f"{title}{arrow}"
             line.add(" ").cell(title, cells, self.tone("bold"), column.align)
