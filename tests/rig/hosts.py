@@ -73,6 +73,7 @@ class RigHost(Machine):
         key = folder / "ssh_host_ed25519_key"
         call("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", self.name, "-f", str(key))
         (folder / "authorized_keys").write_text(authorized.read_text())
+        (folder / "authorized_keys").chmod(0o644)
         (folder / "sshd_config").write_text(_SSHD_CONFIG.format(address=self.address))
         self.fingerprint = call("ssh-keygen", "-l", "-f", f"{key}.pub").stdout.split()[1]
         return f"{self.address} {key.with_suffix('.pub').read_text().strip()}\n"

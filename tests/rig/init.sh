@@ -2,7 +2,8 @@
 # PID 1 of a rig host. Runs inside the new namespaces and gives the host a file system of its own where machines differ:
 # everything else is the real machine's, read and written as it is.
 #   init.sh NAME FOLDER DATA_ROOT LAYERS REPOSITORY
-# FOLDER holds etc, run, srv and tmp; DATA_ROOT is Docker's; LAYERS is another data root to take layers from, or empty.
+# FOLDER holds run, srv, tmp and what is laid over etc; DATA_ROOT is Docker's; LAYERS is another data root to take layers
+# from, or empty.
 set -eu
 name=$1 folder=$2 data_root=$3 layers=$4 repository=$5
 
@@ -19,7 +20,7 @@ if [ -n "$layers" ]; then
     mount --bind "$layers" /var/lib/docker/shared
     mount -o remount,bind,ro /var/lib/docker/shared
 fi
-mount --bind "$folder/etc" /etc
+mount -t overlay -o "lowerdir=/etc,upperdir=$folder/etc,workdir=$folder/etc-work" overlay /etc
 mount --bind "$folder/srv" /srv
 mount --bind "$folder/run" /run
 # A checkout below /tmp stays reachable, so that hosts can run the trainer from it.

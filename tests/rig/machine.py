@@ -6,6 +6,7 @@ import os
 import select
 import shutil
 import socket
+import stat
 import subprocess
 import threading
 import time
@@ -153,15 +154,22 @@ class Machine:
 
     def prepare(self) -> None:
         """Lay out the machine's own files, once."""
+        previous = os.umask(0o022)  # who is not root on the machine must be able to read its passwd
+        try:
+            self._lay_out()
+        finally:
+            os.umask(previous)
+
+    def _lay_out(self) -> None:
         for part in ("srv", "tmp", "run"):
             (self.folder / part).mkdir(parents=True)
         self.data_root.mkdir(parents=True, exist_ok=True)
         (self.folder / "tmp").chmod(0o1777)
-        call("cp", "-a", "/etc", str(self.folder / "etc"))
-        etc = self.folder / "etc"
-        shutil.rmtree(etc / "docker", ignore_errors=True)  # key.json in it would make every engine the same one
-        for stale in [*(etc / "ssh").glob("ssh_host_*"), etc / "machine-id", etc / "resolv.conf", etc / "hosts"]:
-            stale.unlink(missing_ok=True)
+        etc = self.folder / "etc"  # laid over the machine's own
+        (etc / "ssh").mkdir(parents=True)
+        (self.folder / "etc-work").mkdir()
+        # An overlay's way to say that a name is not there: key.json in it would make every engine the same one.
+        os.mknod(etc / "docker", stat.S_IFCHR, os.makedev(0, 0))
         (etc / "machine-id").write_text(os.urandom(16).hex() + "\n")
         # Refuses at once, as a resolver that is up does: a dead one makes every rendezvous wait 20 s.
         (etc / "resolv.conf").write_text("nameserver 127.0.0.1\n")
@@ -172,26 +180,22 @@ class Machine:
 
     def _write_users(self, etc: Path) -> None:
         """Give root and one unprivileged member of group docker a home and a key login, in this machine only."""
-        passwd = [
-            line for line in (etc / "passwd").read_text().splitlines() if line.split(":")[0] not in ("root", LOGIN_USER)
-        ]
-        taken = {int(line.split(":")[2]) for line in passwd}
+        taken = {int(line.split(":")[2]) for line in Path("/etc/passwd").read_text().splitlines()}
         uid = next(number for number in range(20000, 30000) if number not in taken)
-        passwd += ["root:x:0:0:root:/srv/root:/bin/bash", f"{LOGIN_USER}:x:{uid}:{uid}::/srv/{LOGIN_USER}:/bin/bash"]
-        (etc / "passwd").write_text("\n".join(passwd) + "\n")
-        groups = [
-            line
-            for line in (etc / "group").read_text().splitlines()
-            if line.split(":")[0] not in ("docker", LOGIN_USER)
-        ]
-        groups += [f"docker:x:{uid + 1}:{LOGIN_USER}", f"{LOGIN_USER}:x:{uid}:"]
-        (etc / "group").write_text("\n".join(groups) + "\n")
-        shadow = [
-            line for line in (etc / "shadow").read_text().splitlines() if line.split(":")[0] not in ("root", LOGIN_USER)
-        ]
-        # A star is no password; an exclamation mark would lock the account and sshd would refuse its key too.
-        shadow += ["root:*:19000:0:99999:7:::", f"{LOGIN_USER}:*:19000:0:99999:7:::"]
-        (etc / "shadow").write_text("\n".join(shadow) + "\n")
+        accounts = {
+            "passwd": [
+                "root:x:0:0:root:/srv/root:/bin/bash",
+                f"{LOGIN_USER}:x:{uid}:{uid}::/srv/{LOGIN_USER}:/bin/bash",
+            ],
+            "group": [f"docker:x:{uid + 1}:{LOGIN_USER}", f"{LOGIN_USER}:x:{uid}:"],
+            # A star is no password; an exclamation mark would lock the account and sshd would refuse its key too.
+            "shadow": ["root:*:19000:0:99999:7:::", f"{LOGIN_USER}:*:19000:0:99999:7:::"],
+        }
+        for file, own in accounts.items():
+            names = {line.split(":")[0] for line in own}
+            others = [line for line in Path("/etc", file).read_text().splitlines() if line.split(":")[0] not in names]
+            (etc / file).touch(mode=0o600 if file == "shadow" else 0o644)
+            (etc / file).write_text("\n".join([*others, *own]) + "\n")
         for user, owner in (("root", 0), (LOGIN_USER, uid)):
             home = self.folder / "srv" / user
             home.mkdir(mode=0o700)
