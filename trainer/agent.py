@@ -27,6 +27,8 @@ from trainer.options import Options
 MAX_OUTPUT_CHARACTERS: Final = 8192
 DRAIN_SECONDS: Final = 2.0
 """How long the relays may go on after a rank ended: a child of its own may hold the pipe open."""
+PYTHON: Final = (sys.executable, *(["-P"] if sys.flags.safe_path else []))
+"""The interpreter of the ranks: where the agent does not look for modules in the current folder, neither do they."""
 SCRIPT_SILENCE_SECONDS: Final = 60.0
 _SEQ: Final = re.compile(r'"seq":(\d+)')
 
@@ -95,7 +97,7 @@ class Agent:
             "inherited_socket": listening.fileno(),
         }
         self._store = subprocess.Popen(
-            [sys.executable, "-m", "trainer.store", json.dumps(settings)],
+            [*PYTHON, "-m", "trainer.store", json.dumps(settings)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -144,7 +146,7 @@ class Agent:
             environment.setdefault("MALLOC_MMAP_THRESHOLD_", "2000000000")
             environment.setdefault("MALLOC_TRIM_THRESHOLD_", "4000000000")
         process = subprocess.Popen(
-            [sys.executable, "-m", "trainer.rank", *self._arguments],
+            [*PYTHON, "-m", "trainer.rank", *self._arguments],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

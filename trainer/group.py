@@ -13,7 +13,7 @@ import os
 import socket
 import stat
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -61,12 +61,13 @@ class Group:
         """Index of this rank among the members."""
         return self.members.index(self.rank)
 
-    def form(self, step: int, card: Mapping[str, Any]) -> Formation:
+    def form(self, step: int, card: Mapping[str, Any], while_waiting: Callable[[], None]) -> Formation:
         """Leave the present group and become a member of the next one.
 
         Args:
             step: Optimizer steps this rank has completed; -1 when it has no state.
             card: JSON values to tell the other members.
+            while_waiting: Called a few times a second; what it raises ends the waiting.
 
         Raises:
             RunAborted: the run was ended elsewhere.
@@ -75,7 +76,7 @@ class Group:
         """
         while True:
             self.leave()
-            formation = self._link.form(step, card)
+            formation = self._link.form(step, card, while_waiting)
             try:
                 self._join(formation)
             except GroupBroken:

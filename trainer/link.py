@@ -16,6 +16,7 @@ from trainer.errors import CoordinatorLost, RunAborted
 
 SILENCE_SECONDS: Final = 10.0
 """Without a sign of life from the coordinator for so long, the master counts as lost."""
+WAITING_SECONDS: Final = 0.2
 
 
 class RunOver(Exception):
@@ -77,8 +78,10 @@ class Link:
     def file_descriptor(self) -> int:
         return self._socket.fileno()
 
-    def form(self, step: int, card: Mapping[str, Any]) -> Formation:
+    def form(self, step: int, card: Mapping[str, Any], while_waiting: Callable[[], None]) -> Formation:
         """Say that this rank is ready with ``step`` completed steps, and wait for the next generation.
+
+        ``while_waiting`` is called a few times a second; what it raises ends the waiting.
 
         Raises:
             RunAborted: the run was ended elsewhere.
@@ -88,14 +91,20 @@ class Link:
         with self._changed:
             self._inbox.formation = None
         self._send({"type": "ready", "step": step, "card": card})
-        return self._wait_for_formation()
+        while True:
+            with self._changed:
+                formation = self._newest_formation()
+                if formation is None:
+                    self._changed.wait(WAITING_SECONDS)
+                    formation = self._newest_formation()
+            if formation is not None:
+                return formation
+            while_waiting()
 
-    def _wait_for_formation(self) -> Formation:
-        with self._changed:
-            while (formation := self._inbox.formation) is None:
-                self._raise_if_ended()
-                self._changed.wait()
-            return formation
+    def _newest_formation(self) -> Formation | None:
+        if self._inbox.formation is None:
+            self._raise_if_ended()
+        return self._inbox.formation
 
     def broken(self, generation: int, reason: str) -> None:
         """Tell that a collective of ``generation`` failed here."""

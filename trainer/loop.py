@@ -24,6 +24,10 @@ from trainer.speed import Calibration
 from trainer.state import EpochSums, Progress
 
 
+class StoppedEarly(Exception):
+    """The run was stopped before its first group was complete."""
+
+
 class _Regroup(Exception):
     """The members leave the group together, between two steps, to let somebody in."""
 
@@ -121,7 +125,7 @@ class Loop:
         while True:
             start = time.perf_counter()
             card = {"table": [list(pair) for pair in self._at.calibration.table]}
-            formation = self._at.group.form(self.progress.step, card)
+            formation = self._at.group.form(self.progress.step, card, self._while_waiting)
             if self._at.rank in formation.joined:
                 self._at.emitter.emit(
                     Joined, seconds=time.perf_counter() - start, world_size=len(formation.members),
@@ -138,6 +142,14 @@ class Loop:
             self._tell_formation(formation)
             self._last_end = time.perf_counter()
             return
+
+    def _while_waiting(self) -> None:
+        """Obey a stop while the first group still waits for somebody; later groups apply it after their next step."""
+        self._at.poll_control()
+        if self._balancer is None and any(
+            entry["command"] == "stop" for entry in self._at.link.commands(0, self._at.link.newest_command)
+        ):
+            raise StoppedEarly
 
     def _synchronize(self, formation: Formation) -> None:
         if self._local is not None and formation.generation > 0:

@@ -28,7 +28,7 @@ async def serve(
     from torch._C._distributed_c10d import PrefixStore, TCPStore
 
     coordinator = Coordinator(Roster(world_size, elastic), run_id=run_id, heartbeat_timeout=heartbeat_timeout)
-    coordinator_port = await coordinator.start(port + 1)
+    coordinator_port = await coordinator.start(port + 1 if port < 65535 else 0)
     store = TCPStore("127.0.0.1", port, None, is_master=True, wait_for_workers=False, master_listen_fd=inherited_socket)
     PrefixStore(run_id, store).set(COORDINATOR_KEY, str(coordinator_port))
     sys.stdout.write(json.dumps({"store": store.port, "coordinator": coordinator_port}) + "\n")

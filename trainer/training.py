@@ -21,7 +21,7 @@ from trainer.events import Calibrated, Checkpoint, Done, Emitter, Notice
 from trainer.group import Group
 from trainer.learner import Learner
 from trainer.link import Link, RunOver
-from trainer.loop import Loop, Wiring
+from trainer.loop import Loop, StoppedEarly, Wiring
 from trainer.options import Options
 from trainer.reduction import Reduction
 from trainer.speed import Calibration, calibrate, sizes
@@ -126,6 +126,10 @@ class Training:
             end = self._run_loop(loop, wiring)
         except RunOver:
             self._emitter.emit(Done, state="finished")
+            return
+        except StoppedEarly:
+            self._link.finished()
+            self._emitter.emit(Done, state="stopped")
             return
         self._link.finished()
         self._emitter.emit(

@@ -63,6 +63,19 @@ def test_nothing_happens_before_the_go(tmp_path: Path) -> None:
         assert not run.of(Joined)
 
 
+def test_a_stop_ends_the_wait_for_a_rank_that_never_comes(tmp_path: Path) -> None:
+    with cluster(tmp_path) as run:
+        run.start([1, 1], SMALL, go=False)
+        run.wait_for(lambda: len(run.of(Hello)) == 2)
+        run.hosts[1].process.kill()
+        run.hosts[1].process.wait()
+        run.send("go", hosts=[0])
+        assert not run.of(Joined)
+        run.hosts[0].process.terminate()
+        assert run.hosts[0].process.wait(timeout=30) == 0
+        run.wait_for(lambda: [event.state for event in run.of(Done, 0)] == ["stopped"])
+
+
 def test_step_times_add_up_and_the_fast_rank_waits(tmp_path: Path) -> None:
     with cluster(tmp_path) as run:
         run.start([1, 1], [*SMALL, "--policy", "equal"], speeds=[4000, 200])
