@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -124,12 +125,12 @@ class Hosts:
             RemoteError: the host could not be asked.
         """
         runner = await self.connected(name)
-        address = await self._master_address()
+        address = self._master_address()
         facts = await gather_facts(runner, master_address=address, port=self.inventory.cluster.port)
         self._links[name].facts = facts
         return facts
 
-    async def _master_address(self) -> str:
+    def _master_address(self) -> str:
         """Return the IP address the routes to the master are looked up with.
 
         The connections that are open already tell it: the far end of the master's, or, when this machine is the
@@ -141,8 +142,11 @@ class Hosts:
         if master.is_local:
             near = [link.runner.near_address for link in self._links.values() if isinstance(link.runner, SshRunner)]
             return next((address for address in near if address), LOOPBACK)
-        runner = await self.connected(master.name)
-        return runner.far_address if isinstance(runner, SshRunner) else LOOPBACK
+        runner = self._links[master.name].runner
+        if isinstance(runner, SshRunner) and runner.far_address:
+            return runner.far_address
+        # A master that cannot be reached must not cost every other host its connection timeout.
+        return master.ssh_address if _is_ip_address(master.ssh_address) else ""
 
     async def engine(self, name: str) -> Engine:
         """Return the host's Docker Engine.
@@ -207,6 +211,14 @@ class Hosts:
                 await each.close()
             except (RemoteError, OSError):
                 continue  # it was lost: closing what is gone has nothing left to do
+
+
+def _is_ip_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _alive(runner: Runner) -> bool:
