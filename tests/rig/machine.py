@@ -10,7 +10,8 @@ import stat
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -22,6 +23,7 @@ DOCKER = "/usr/bin/docker"
 LOGIN_USER = "trainer"
 RIG_VARIABLE = "HETERO_RIG_ID"
 """Every process the rig starts carries this variable, so that leftovers can be told from everything else."""
+_UMASK = 0o022
 # The sbin folders are not in every user's PATH; the rig runs as root.
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -35,12 +37,29 @@ def call(
         RigError: it failed, with what it said.
     """
     done = subprocess.run(
-        argv, capture_output=True, text=True, timeout=timeout, input=input, check=False, env=env or {"PATH": _PATH}
+        argv,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        input=input,
+        check=False,
+        env=env or {"PATH": _PATH},
+        umask=_UMASK,
     )
     if check and done.returncode != 0:
         said = (done.stderr.strip() or done.stdout.strip())[-2000:]
         raise RigError(f"`{' '.join(argv)}` exited {done.returncode} and said: {said}")
     return done
+
+
+@contextmanager
+def _usual_umask() -> Iterator[None]:
+    """Make files as a machine has them, whatever the caller's umask: who is not root there must read its passwd."""
+    previous = os.umask(_UMASK)
+    try:
+        yield
+    finally:
+        os.umask(previous)
 
 
 def wait_for(
@@ -78,6 +97,7 @@ def hold_namespaces(rig_id: str, *argv: str) -> subprocess.Popen[bytes]:
         stderr=subprocess.STDOUT,
         env={"PATH": _PATH, RIG_VARIABLE: rig_id},
         start_new_session=True,
+        umask=_UMASK,
     )
 
 
@@ -154,11 +174,8 @@ class Machine:
 
     def prepare(self) -> None:
         """Lay out the machine's own files, once."""
-        previous = os.umask(0o022)  # who is not root on the machine must be able to read its passwd
-        try:
+        with _usual_umask():
             self._lay_out()
-        finally:
-            os.umask(previous)
 
     def _lay_out(self) -> None:
         for part in ("srv", "tmp", "run"):
@@ -204,8 +221,9 @@ class Machine:
     def power_on(self) -> None:
         """Make the namespaces; ``wait_on`` tells when they are ready."""
         shutil.rmtree(self.folder / "run", ignore_errors=True)  # a stale docker.pid keeps dockerd from starting
-        (self.folder / "run/sshd").mkdir(parents=True)
-        (self.folder / "run/lock").mkdir()
+        with _usual_umask():
+            (self.folder / "run/sshd").mkdir(parents=True)
+            (self.folder / "run/lock").mkdir()
         init = Path(__file__).with_name("init.sh")
         self._holder = hold_namespaces(
             self.rig_id,
