@@ -78,6 +78,40 @@ def up(
     return _run(headless.up(cluster, as_json=json, detach=detach, skip_checks=skip_checks, experiments=experiments))
 
 
+images = App(name="images", help="Show how each host gets its image; bring, list and remove images.")
+app.command(images)
+
+
+@images.default
+def show_images(
+    cluster: ClusterFile,
+    /,
+    *,
+    bring: Annotated[bool, Parameter(negative="", help="Bring what is missing.")] = False,
+    json: AsJson = False,
+) -> int:
+    """Show how each host gets its image: by which way, from where, how much. Nothing is moved without --bring."""
+    from hetero_tui import headless
+
+    return _run(headless.images(cluster, as_json=json, bring=bring))
+
+
+@images.command(name="ls")
+def list_images(cluster: ClusterFile, /, *, json: AsJson = False) -> int:
+    """List the images that this program put on the hosts."""
+    from hetero_tui import headless
+
+    return _run(headless.images_list(cluster, as_json=json))
+
+
+@images.command(name="rm")
+def remove_images(cluster: ClusterFile, /, *, json: AsJson = False) -> int:
+    """Remove from the hosts what this program put there, and only that."""
+    from hetero_tui import headless
+
+    return _run(headless.images_remove(cluster, as_json=json))
+
+
 @app.command
 def watch(
     cluster: ClusterFile, /, *, run: RunId = "", json: AsJson = False, experiments: Experiments = DEFAULT_EXPERIMENTS

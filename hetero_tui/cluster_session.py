@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
+from typing import Final
 
 from hetero_tui.ingest import Ingest
 from hetero_tui.session import CheckInfo, ConfirmHostKey, HostStatus, LaunchProgress
@@ -15,10 +16,12 @@ from remote.checks.catalogue import CATALOGUE
 from remote.checks.context import CheckContext
 from remote.checks.model import CheckProgress, CheckResult
 from remote.checks.network_report import PairMatrix
-from remote.checks.run import run_checks
+from remote.checks.run import run_checks, summarize
 from remote.errors import ConnectError, RemoteError, UserError
 from remote.facts import Facts
 from remote.hosts import Hosts
+from remote.images.model import ImagePlan, ImageProgress
+from remote.images.service import ImageService, PlacedImage, Removed
 from remote.inventory import Inventory
 from remote.known_hosts import KnownHosts
 from remote.launch import launch, send, stop_run
@@ -26,6 +29,8 @@ from remote.plan import LaunchPlan, make_plan
 from remote.run_dir import RunDir, new_run_id
 from remote.runtime import HostRunState, HostRuntime, State
 from remote.stream import follow
+
+IMAGE_CHECKS: Final = frozenset({"image", "same-image"})
 
 
 class ClusterSession:
@@ -38,8 +43,12 @@ class ClusterSession:
         inventory_text: str = "",
         experiments: Path,
         known_hosts: KnownHosts | None = None,
+        image_store: Path | None = None,
     ) -> None:
-        """Nothing is connected yet. Runs are kept under ``experiments`` with a copy of ``inventory_text``."""
+        """Nothing is connected yet. Runs are kept under ``experiments`` with a copy of ``inventory_text``.
+
+        Image layers are kept in ``image_store``, the user's cache folder when left out.
+        """
         self._inventory = inventory
         self._inventory_text = inventory_text
         self._experiments = experiments
@@ -51,6 +60,7 @@ class ClusterSession:
             engine=self._hosts.engine,
             runs=self._hosts.runs,
         )
+        self._images = ImageService(inventory, self._hosts, self._context.facts, image_store)
         self._store = Store()
         self._ingest = Ingest(self._store)
         self._results: dict[tuple[str, str], CheckResult] = {}
@@ -129,6 +139,50 @@ class ClusterSession:
         """
         names = [host.name for host in self._inventory.hosts]
         return dict(zip(names, await asyncio.gather(*map(self._context.facts, names)), strict=True))
+
+    @property
+    def lacks_only_images(self) -> bool:
+        """Whether nothing but missing or differing images stands in the way of a launch."""
+        blocking = {result.check_id for result in summarize(self.results).blocking}
+        return bool(blocking) and blocking <= IMAGE_CHECKS
+
+    async def image_plan(self) -> ImagePlan:
+        """Decide how each host gets its image. Nothing is changed.
+
+        Raises:
+            RemoteError: it cannot be told.
+        """
+        return await self._images.plan()
+
+    async def bring_images(
+        self, report: Callable[[ImageProgress], None], hosts: frozenset[str] | None = None
+    ) -> Mapping[str, RemoteError]:
+        """Bring every host its image, and return why some have none.
+
+        Raises:
+            RemoteError: nothing could be begun.
+        """
+        return (await self._images.bring(report, hosts)).failures
+
+    def cancel_image(self, host: str) -> None:
+        """Give up bringing one host its image."""
+        self._images.cancel(host)
+
+    async def placed_images(self) -> tuple[PlacedImage, ...]:
+        """Return the images this program put on the hosts.
+
+        Raises:
+            RemoteError: a host could not be asked.
+        """
+        return await self._images.placed()
+
+    async def remove_images(self) -> tuple[Removed, ...]:
+        """Remove from the hosts what this program put there, and only that.
+
+        Raises:
+            RemoteError: a host could not be asked.
+        """
+        return await self._images.remove()
 
     def plan(self) -> LaunchPlan:
         return make_plan(self._inventory, self._context.known_facts, self._next_run_id)
@@ -302,4 +356,5 @@ class ClusterSession:
         if self._run_dir is not None:
             self._run_dir.close()
         await self._context.stop()
+        await self._images.close()
         await self._hosts.close()

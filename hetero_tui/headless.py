@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from hetero_tui import exit_codes, report
+from hetero_tui import exit_codes, image_report, report
 from hetero_tui.cluster_session import ClusterSession
+from hetero_tui.sanitize import clean
 from hetero_tui.session import LaunchProgress
 from remote.checks.model import CheckResult, Verdict
 from remote.checks.run import summarize
-from remote.errors import HostKeyUnknown, UserError
+from remote.errors import HostKeyUnknown, RemoteError, UserError
+from remote.images.choose import render_image_plan
+from remote.images.model import ImageProgress
 from remote.inventory import load_inventory
 from remote.plan import plan_to_json, render_plan
 from remote.runtime import State
@@ -69,9 +72,80 @@ async def up(cluster: Path, *, as_json: bool, detach: bool, skip_checks: bool, e
     async with _session(cluster, experiments) as session:
         if skip_checks:
             await session.read_facts()
-        elif not await run_checklist(session):
+        elif not (await run_checklist(session) or await _bring_and_check(session)):
             return refuse(session)
         return await launch_and_follow(session, as_json=as_json, detach=detach)
+
+
+async def _bring_and_check(session: ClusterSession) -> bool:
+    """Bring the images where they are all that is missing, and say whether a launch is possible now."""
+    if not session.lacks_only_images:
+        return False
+    _say(render_image_plan(await session.image_plan()))
+    failures = await session.bring_images(ImageTicker())
+    for name, error in failures.items():
+        _say(f"{name}: {error.message}" + (f"\n  → {error.next_step}" if error.next_step else ""))
+    return not failures and await run_checklist(session)
+
+
+async def images(cluster: Path, *, as_json: bool, bring: bool) -> int:
+    """Print how each host gets its image, and bring it when asked to."""
+    async with _session(cluster) as session:
+        session.require_all_connected()
+        plan = await session.image_plan()
+        failures: Mapping[str, RemoteError] = {}
+        if not as_json:
+            print(render_image_plan(plan), flush=True)
+        if bring:
+            failures = await session.bring_images(ImageTicker())
+            for name, error in failures.items():
+                _say(f"{name}: {error.message}" + (f"\n  → {error.next_step}" if error.next_step else ""))
+        if as_json:
+            _print_json(
+                image_report.images_document(plan, {name: error.message for name, error in failures.items()}, bring)
+            )
+        elif plan.missing and not bring:
+            print("Nothing was moved. `hetero-tui images --bring` does it; so does `hetero-tui up` before it launches.")
+        return exit_codes.FAILED if failures or (plan.impossible and not bring) else exit_codes.OK
+
+
+async def images_list(cluster: Path, *, as_json: bool) -> int:
+    """Print what this program put on the hosts."""
+    async with _session(cluster) as session:
+        session.require_all_connected()
+        placed = await session.placed_images()
+        if as_json:
+            _print_json(image_report.placed_document(placed))
+        else:
+            print(image_report.placed_text(placed))
+        return exit_codes.OK
+
+
+async def images_remove(cluster: Path, *, as_json: bool) -> int:
+    """Remove what this program put on the hosts, and only that."""
+    async with _session(cluster) as session:
+        session.require_all_connected()
+        removed = await session.remove_images()
+        if as_json:
+            _print_json(image_report.removed_document(removed))
+        else:
+            print(image_report.removed_text(removed))
+        return exit_codes.FAILED if any(each.kept for each in removed) else exit_codes.OK
+
+
+class ImageTicker:
+    """Tells on standard error how far the images are: a line a host whenever its phase or a tenth of it changes."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, tuple[str, int, str]] = {}
+
+    def __call__(self, progress: ImageProgress) -> None:
+        tenth = 10 * progress.done // progress.total if progress.total else 0
+        detail = clean(progress.detail, 300)
+        now = (progress.phase, tenth, detail)
+        if self._last.get(progress.host) != now:
+            self._last[progress.host] = now
+            _say(image_report.image_line(progress))
 
 
 def refuse(session: ClusterSession) -> int:

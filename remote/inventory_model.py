@@ -68,7 +68,17 @@ class Image(Model):
     variants: dict[DeviceClass, str] = Field(default_factory=dict)
     """Image for each device class, for example ``cuda`` and ``cpu``."""
     method: ImageMethod = "auto"
-    """How the image reaches the hosts."""
+    """How the image reaches the hosts: ``auto`` takes what is there, sends it from a host that has it, builds it where
+    there is a context, else pulls it."""
+    context: str = ""
+    """Folder on this machine with a Dockerfile, from where the program is started; the image is built from it."""
+    dockerfile: str = "Dockerfile"
+    """Path of the Dockerfile in the context."""
+    build_args: dict[str, str] = Field(default_factory=dict)
+    """Build arguments. ``DEVICE`` is added (``cpu`` or ``cuda``) where the Dockerfile knows it. No secrets."""
+    build_on: Literal["one", "each"] = "one"
+    """``one`` builds once for each kind of host and sends it to the others; ``each`` builds on every host, whose layers
+    then differ."""
 
 
 class Training(Model):

@@ -33,7 +33,8 @@ def make_image_plan(
     method: ImageMethod,
     master: str,
     others: Sequence[ImageState] = (),
-    builds: bool = False,
+    builds: Mapping[str, str] | None = None,
+    build_on_each: bool = False,
 ) -> ImagePlan:
     """Decide for every host.
 
@@ -42,11 +43,43 @@ def make_image_plan(
         method: what the inventory asks for.
         master: name of the host with rank 0, whose image is the measure where hosts differ.
         others: further machines an image can be read from, one state for each of them and image.
-        builds: whether the inventory names a build context.
+        builds: image → label of what the build context on this machine makes now; empty without a context.
+        build_on_each: build on every host instead of once for each processor.
     """
-    sources = _sources([*states, *others], master)
-    builders = {state.architecture: state.host for state in reversed(states) if state.uses_containers}
-    return ImagePlan(tuple(_choose(state, method, sources, builders if builds else {}) for state in states))
+    labels = (builds or {}) if method in ("auto", "build") else {}
+    current = [state for state in (*states, *others) if not _is_stale(state, labels)]
+    sources = _sources(current, master)
+    return ImagePlan(
+        tuple(
+            _choose(
+                state,
+                method,
+                sources,
+                _builder(state, states, labels, on_each=build_on_each),
+                on_each=build_on_each,
+            )
+            for state in states
+        )
+    )
+
+
+def _is_stale(state: ImageState, labels: Mapping[str, str]) -> bool:
+    """Whether what is there was built from something else than what there is now."""
+    label = labels.get(state.ref, "")
+    return bool(label) and (state.image is None or state.image.build_label != label)
+
+
+def _builder(state: ImageState, states: Sequence[ImageState], labels: Mapping[str, str], *, on_each: bool) -> str:
+    """Return the host that builds for this one: the first of its kind; empty where there is nothing to build."""
+    if state.ref not in labels:
+        return ""
+    if on_each:
+        return state.host
+    return next(
+        each.host
+        for each in states
+        if each is state or ((each.ref, each.architecture) == (state.ref, state.architecture) and not each.problem)
+    )
 
 
 _Key = tuple[str, str]
@@ -72,7 +105,7 @@ def _rank(state: ImageState, among: Sequence[ImageState], master: str) -> tuple[
 
 
 def _choose(
-    state: ImageState, method: ImageMethod, sources: Mapping[_Key, ImageState], builders: Mapping[str, str]
+    state: ImageState, method: ImageMethod, sources: Mapping[_Key, ImageState], builder: str, *, on_each: bool
 ) -> HostImagePlan:
     if not state.uses_containers:
         return HostImagePlan(state.host, state.ref, "none", "runtime is process")
@@ -85,7 +118,8 @@ def _choose(
     wrong = state.image is not None and bool(wanted) and state.image.architecture != wanted
     if state.image is not None and not wrong:
         reference = source.image if source is not None else None
-        if method == "present" or reference is None or reference.layers == state.image.layers:
+        same = reference is not None and reference.layers == state.image.layers
+        if method == "present" or same or (reference is None and not builder):
             return HostImagePlan(state.host, state.ref, "present", "the host has it", bytes_free=state.free_bytes)
     replaced = _replaced(state, source, wrong=wrong)
     match method:
@@ -98,13 +132,15 @@ def _choose(
         case "registry":
             return _registry(state, f"image.method is registry{replaced}")
         case "build":
-            return _build(state, builders, f"image.method is build{replaced}")
+            if source is not None and not on_each:
+                return _send(state, source, sources, replaced)
+            return _build(state, builder, f"image.method is build{replaced}")
         case "send":
             return _send(state, source, sources, replaced)
     if source is not None and not parse_reference(state.ref).is_pinned:
         return _send(state, source, sources, replaced)
-    if builders:
-        return _build(state, builders, f"no host has it, and there is a build context{replaced}")
+    if builder:
+        return _build(state, builder, f"no host has what the build context makes{replaced}")
     if wrong and not _from_registry(state.ref):
         return _no_source(state, sources)
     return _registry(state, f"no host has it for {wanted or 'this processor'}{replaced}")
@@ -115,8 +151,7 @@ def _replaced(state: ImageState, source: ImageState | None, *, wrong: bool) -> s
         return ""
     if wrong:
         return f" (what is there is for {state.image.architecture})"
-    other = f" than on {source.host}" if source else ""
-    return f" (what is there has other layers{other})"
+    return f" (what is there has other layers than on {source.host})" if source else " (what is there is older)"
 
 
 def _from_registry(ref: str) -> bool:
@@ -133,18 +168,15 @@ def _registry(state: ImageState, why: str) -> HostImagePlan:
     return HostImagePlan(state.host, state.ref, "registry", why, bytes_free=state.free_bytes)
 
 
-def _build(state: ImageState, builders: Mapping[str, str], why: str) -> HostImagePlan:
-    if not builders:
+def _build(state: ImageState, builder: str, why: str) -> HostImagePlan:
+    if not builder:
         return _impossible(
             state,
             f"{why}, but there is no build context",
             'set context = "." under [image], a folder with a Dockerfile',
         )
-    where = builders.get(state.architecture)
-    if where is None:
-        return _impossible(state, f"no host can build for {state.architecture}", "build it on a machine of that kind")
-    built = f"{why}; built on {where}" if where != state.host else why
-    return HostImagePlan(state.host, state.ref, "build", built, source=where, bytes_free=state.free_bytes)
+    built = f"{why}; built on {builder}" if builder != state.host else why
+    return HostImagePlan(state.host, state.ref, "build", built, source=builder, bytes_free=state.free_bytes)
 
 
 def _no_source(state: ImageState, sources: Mapping[_Key, ImageState]) -> HostImagePlan:

@@ -23,6 +23,8 @@ class KnownImage:
     architecture: str
     size: int
     """Bytes, unpacked."""
+    build_label: str = ""
+    """What it was built from, where this program built it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,9 @@ class ImageState:
     problem: str = ""
     """Why its engine could not be asked."""
     layer_sizes: tuple[int, ...] = ()
-    """Unpacked bytes of each layer of ``image``, where its history tells."""
+    """Unpacked bytes of what each build step of ``image`` added."""
+    device_class: str = "cpu"
+    """What its ranks run on: ``cpu`` or ``cuda``."""
 
 
 @dataclass(frozen=True, slots=True)

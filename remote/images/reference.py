@@ -64,7 +64,8 @@ def parse_reference(text: str) -> Reference:
 def mark_of(ref: str) -> tuple[str, str]:
     """Return (repository, tag) of the second name that records that this program put ``ref`` on a host."""
     parsed = parse_reference(ref)
-    return MARK_PREFIX + parsed.repository.replace(":", "__").lower(), parsed.tag
+    tag = parsed.tag or parsed.digest.replace(":", "-", 1)
+    return MARK_PREFIX + parsed.repository.replace(":", "__").lower(), tag
 
 
 def marked_ref(name: str) -> str | None:
@@ -73,4 +74,5 @@ def marked_ref(name: str) -> str | None:
         return None
     repository, _, tag = name.removeprefix(MARK_PREFIX).rpartition(":")
     first, slash, rest = repository.partition("/")
-    return f"{first.replace('__', ':')}{slash}{rest}:{tag}"
+    named = f"{first.replace('__', ':')}{slash}{rest}"
+    return f"{named}@{tag.replace('-', ':', 1)}" if tag.startswith("sha256-") else f"{named}:{tag}"

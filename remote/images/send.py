@@ -284,7 +284,8 @@ async def put_name(engine: Engine, image: str, ref: str) -> None:
     mark_repository, mark_tag = mark_of(ref)
     before = await engine.image(f"{mark_repository}:{mark_tag}")
     wanted = parse_reference(ref)
-    await engine.tag_image(image, wanted.repository, wanted.tag)
+    if not wanted.is_pinned and image != ref:
+        await engine.tag_image(image, wanted.repository, wanted.tag)
     await engine.tag_image(image, mark_repository, mark_tag)
     now = await engine.image(ref)
     if before is None or now is None or before.id == now.id:
