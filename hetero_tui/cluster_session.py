@@ -14,7 +14,7 @@ from hetero_tui.store import Store
 from hetero_tui.views import LogRecord
 from remote.checks.catalogue import CATALOGUE
 from remote.checks.context import CheckContext
-from remote.checks.model import CheckProgress, CheckResult
+from remote.checks.model import CheckProgress, CheckResult, Verdict
 from remote.checks.network_report import PairMatrix
 from remote.checks.run import run_checks, summarize
 from remote.errors import ConnectError, RemoteError, UserError
@@ -142,9 +142,13 @@ class ClusterSession:
 
     @property
     def lacks_only_images(self) -> bool:
-        """Whether nothing but missing or differing images stands in the way of a launch."""
-        blocking = {result.check_id for result in summarize(self.results).blocking}
-        return bool(blocking) and blocking <= IMAGE_CHECKS
+        """Whether nothing but missing or differing images stands in the way of a launch.
+
+        What could not be found out without the image does not count: it is asked again once the image is there.
+        """
+        blocking = summarize(self.results).blocking
+        failed = {result.check_id for result in blocking if result.finding.verdict is Verdict.FAIL}
+        return bool(failed) and failed <= IMAGE_CHECKS
 
     async def image_plan(self) -> ImagePlan:
         """Decide how each host gets its image. Nothing is changed.
