@@ -45,6 +45,8 @@ SMALLEST_GAIN: Final = 0.03
 """A new plan must promise a step this much shorter."""
 SMALLEST_GAIN_LATER: Final = 0.015
 """The same once the plan has held for ``SETTLED`` steps."""
+RESTRAINT: Final = 0.5
+"""Every change within the last ``SETTLED`` steps raises the gain that the next one must promise by this part."""
 SETTLED: Final = 100
 FEWEST_READINGS: Final = 3
 """No rank's speed is trusted with fewer readings than this."""
@@ -130,6 +132,8 @@ class Balancer:
         self._members = tuple(sorted(tables))
         self._observed = 0
         self._planned_at = 0
+        self._changes: list[int] = []
+        """Observations after which the plan was changed lately."""
         self._probing: int | None = None
         self._probe_at: dict[int, int] = {}
         self._probe_interval: dict[int, int] = {}
@@ -258,6 +262,7 @@ class Balancer:
             "shares": list(self._shares),
             "observed": self._observed,
             "planned_at": self._planned_at,
+            "changes": list(self._changes),
             "probing": self._probing,
             "probe_at": sorted(self._probe_at.items()),
             "probe_interval": sorted(self._probe_interval.items()),
@@ -275,6 +280,7 @@ class Balancer:
         self._shares = tuple(state["shares"])
         self._observed = state["observed"]
         self._planned_at = state["planned_at"]
+        self._changes = list(state["changes"])
         self._probing = state["probing"]
         self._probe_at = dict(state["probe_at"])
         self._probe_interval = dict(state["probe_interval"])
@@ -344,10 +350,12 @@ class Balancer:
         tables = self._current_tables()
         times = [table.seconds(share) for table, share in zip(tables, self._shares, strict=True)]
         now = max(times) + self._communication(self._shares)
+        self._changes = [at for at in self._changes if self._observed - at < SETTLED]
         settled = self._observed - self._planned_at >= SETTLED
         slowest = self._members[times.index(max(times))]
         certain = _confidence(len(active)) * self._estimates[slowest].error
-        required = max(SMALLEST_GAIN_LATER if settled else SMALLEST_GAIN, certain)
+        smallest = SMALLEST_GAIN * (1 + RESTRAINT * len(self._changes))
+        required = max(SMALLEST_GAIN_LATER if settled else smallest, certain)
         ideal = self.global_batch / math.fsum(table.samples_per_second for table in tables)
         if now / ideal - 1 <= required:
             return None
@@ -356,6 +364,7 @@ class Balancer:
         if plan[0] == self._shares or gain <= required:
             return None
         self._adopt(plan)
+        self._changes.append(self._observed)
         which = f"ranks {', '.join(map(str, changed))} changed speed" if changed else f"rank {slowest} is the slowest"
         return self.decision(step, f"{which}; a step becomes {gain:.0%} quicker")
 
