@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from remote.claim import ABANDONED_SECONDS, WAYS_OUT, occupied_by
 from remote.container import ContainerSpec, spec_of
 from remote.decode_errors import decode
+from remote.docker_files import output_archives, place_checkpoint
 from remote.docker_logs import LineAssembler, Position
 from remote.engine import Engine
-from remote.errors import EngineError
-from remote.plan_contract import CONTROL_FOLDER, LABEL_CLUSTER, LABEL_HOST, LABEL_RANKS, LABEL_RUN
+from remote.errors import EngineError, HostBusy
+from remote.plan_contract import (
+    CONTROL_FOLDER,
+    LABEL_BY,
+    LABEL_CLUSTER,
+    LABEL_HOST,
+    LABEL_RANKS,
+    LABEL_RUN,
+    OUTPUT_FOLDER,
+)
 from remote.plan_model import HostPlan
-from remote.runtime import ControlFiles, HostRunState, LogLine, State
+from remote.progress import LaunchProgress
+from remote.results import Archive, fetch_output
+from remote.runtime import ControlFiles, FetchReport, HostRunState, LogLine, State, StoredCheckpoint
 
 _STATES = {"created": State.CREATED, "exited": State.EXITED, "dead": State.EXITED}
 """The engine's words; running, paused, restarting and removing all still hold the devices."""
@@ -33,11 +46,34 @@ class DockerRuntime:
     engine: Engine
     _control_files: ControlFiles = field(default_factory=ControlFiles)
     _created: dict[str, ContainerSpec] = field(default_factory=dict)
+    _placed: dict[str, StoredCheckpoint] = field(default_factory=dict)
 
     async def create(self, plan: HostPlan, run_id: str) -> None:
         spec = spec_of(plan, run_id)
-        await self.engine.create(spec)
+        container = await self.engine.create(spec)
         self._created[run_id] = spec
+        await self._refuse_if_occupied(container, dict(plan.labels).get(LABEL_CLUSTER, ""))
+
+    async def _refuse_if_occupied(self, container: str, cluster: str) -> None:
+        """Look for other runs of the cluster after the own container is there: of two launches, one sees the other.
+
+        Raises:
+            HostBusy: another run lives here. Of two launches in the same moment both may be refused, never none.
+        """
+        own = await self.engine.inspect(container)
+        now = _seconds(str((own or {}).get("Created") or ""))
+        for summary in await self.engine.list({LABEL_CLUSTER: cluster, LABEL_HOST: self.host}):
+            record = await self.engine.inspect(str(summary["Id"])) if summary["Id"] != container else None
+            if record is None:
+                continue
+            other = _state_of(self.host, str((summary.get("Labels") or {}).get(LABEL_RUN) or "?"), record)
+            is_launching = (
+                other.state is State.CREATED
+                and not other.detail
+                and now - _seconds(str(record.get("Created") or "")) < ABANDONED_SECONDS
+            )
+            if other.state is State.RUNNING or is_launching:
+                raise HostBusy(occupied_by(other), host=self.host, next_step=WAYS_OUT)
 
     async def start(self, run_id: str) -> None:
         container = await self._container(run_id)
@@ -51,7 +87,10 @@ class DockerRuntime:
             return
         # Rootless and sandboxed engines may not raise limits above their own. Training runs without that too.
         await self.engine.remove(container)
-        await self.engine.start(await self.engine.create(dataclasses.replace(spec, raises_limits=False)))
+        container = await self.engine.create(dataclasses.replace(spec, raises_limits=False))
+        if (placed := self._placed.get(run_id)) is not None:
+            await place_checkpoint(self.engine, container, placed, lambda _sent: None)
+        await self.engine.start(container)
 
     async def control(self, run_id: str, message: Mapping[str, object]) -> None:
         name, data = self._control_files.next(message)
@@ -85,20 +124,59 @@ class DockerRuntime:
         if lines := assembler.finish():
             yield lines
 
+    async def place(self, run_id: str, checkpoint: StoredCheckpoint, report: Callable[[LaunchProgress], None]) -> None:
+        self._placed[run_id] = checkpoint
+
+        def sent(count: int) -> None:
+            if count % (64 << 20) == 0 or count == checkpoint.size:
+                detail = f"sending {checkpoint.path.name}, {count / 1e6:.1f} of {checkpoint.size / 1e6:.1f} MB sent"
+                report(LaunchProgress(self.host, "created", detail))
+
+        await place_checkpoint(self.engine, await self._container(run_id), checkpoint, sent)
+
+    async def fetch(
+        self, run_id: str, folder: Path, report: Callable[[LaunchProgress], None], *, everything: bool = False
+    ) -> FetchReport:
+        container = await self._container(run_id)
+        record = await self.engine.inspect(container) or {}
+        if any(mount.get("Destination") == OUTPUT_FOLDER for mount in record.get("Mounts") or () if _is_bind(mount)):
+            return FetchReport(self.host)
+
+        def archives(whole: bool) -> AsyncGenerator[Archive, None]:
+            return output_archives(self.engine, container, whole=whole)
+
+        return await fetch_output(archives, self.host, folder, report, everything=everything)
+
+    async def end(self, run_id: str, *, grace: float = 10.0) -> None:
+        container = await self._own(run_id)
+        if container is not None:
+            await self.engine.stop(container, grace=grace)
+
     async def stop(self, run_id: str, *, grace: float = 10.0) -> None:
-        container = await self._find(run_id)
+        container = await self._own(run_id)
         if container is None:
             return
+        await self.engine.stop(container, grace=grace)
+        await self.engine.remove(container)
+
+    async def _own(self, run_id: str) -> str | None:
+        """Return the container of a run, with a second look at its labels: what is ended must be this run's.
+
+        Raises:
+            EngineError: the engine gave another run's.
+        """
+        container = await self._find(run_id)
+        if container is None:
+            return None
         record = await self.engine.inspect(container)
         if record is None:
-            return
+            return None
         labels = (record.get("Config") or {}).get("Labels") or {}
         if labels.get(LABEL_RUN) != run_id or labels.get(LABEL_HOST) != self.host:
             raise EngineError(
                 f"container {container[:12]} does not carry the labels of run {run_id}: left alone", host=self.host
             )
-        await self.engine.stop(container, grace=grace)
-        await self.engine.remove(container)
+        return container
 
     async def runs(self, cluster: str) -> tuple[HostRunState, ...]:
         found = await self.engine.list({LABEL_CLUSTER: cluster, LABEL_HOST: self.host})
@@ -146,7 +224,12 @@ def _state_of(host: str, run_id: str, record: Mapping[str, Any]) -> HostRunState
         detail=f"{decoded.cause}: {detail}" if decoded else detail,
         ranks=tuple(int(rank) for rank in str(labels.get(LABEL_RANKS) or "").split(",") if rank.isdigit()),
         started_at=_seconds(str(engine_state.get("StartedAt") or "")),
+        started_by=str(labels.get(LABEL_BY) or ""),
     )
+
+
+def _is_bind(mount: Mapping[str, Any]) -> bool:
+    return mount.get("Type") == "bind"
 
 
 def _seconds(stamp: str) -> float:

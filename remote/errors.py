@@ -14,6 +14,8 @@ RemoteError
 ├── ForwardingRefused       the SSH server forwards no ports back
 ├── EngineError             the Docker Engine refused or could not be reached
 ├── ImageError              an image cannot be brought to a host
+├── HostBusy                another run of the cluster lives on the host
+├── ResultsError            what a run has written cannot be brought home
 └── LaunchError             some ranks did not come up
 """
 
@@ -97,6 +99,14 @@ class EngineError(RemoteError):
 
 class ImageError(RemoteError):
     """An image cannot be brought to a host: no source, wrong processor, no space, or its digests do not match."""
+
+
+class HostBusy(RemoteError):
+    """Another run of this cluster lives on the host; the message says whose, since when, and how to end it."""
+
+
+class ResultsError(RemoteError):
+    """What a run has written cannot be brought home, or is damaged."""
 
 
 class LaunchError(RemoteError):

@@ -19,7 +19,7 @@ from remote.decode_errors import Decoded, decode, decode_exit
 from remote.errors import LaunchError, RemoteError
 from remote.plan_model import HostPlan, LaunchPlan
 from remote.progress import LaunchPhase, LaunchProgress
-from remote.runtime import HostRunState, HostRuntime, State, closing
+from remote.runtime import HostRunState, HostRuntime, State, StoredCheckpoint, closing
 from trainer.events import EventError, Failed, Hello, Output
 from trainer.events import decode as decode_event
 
@@ -111,6 +111,7 @@ async def launch(
     runtimes: Mapping[str, HostRuntime],
     report: Report,
     *,
+    checkpoint: StoredCheckpoint | None = None,
     timeout: float = TIMEOUT,
     settle: float = SETTLE,
     clock: Callable[[], float] = time.monotonic,
@@ -123,6 +124,7 @@ async def launch(
         plan: what to run.
         runtimes: what runs it, by host name; every host of the plan must be there.
         report: told of each host's progress.
+        checkpoint: put onto the host of rank 0, from which the other ranks get its state; takes as long as it takes.
         timeout: seconds until every rank must have said hello.
         settle: seconds to go on listening after the first failure.
         clock: seconds; for the measured duration.
@@ -138,6 +140,10 @@ async def launch(
             await _refuse_second_launch(plan, parts)
             await _all(parts, _Part.create)
             _raise_if_missing(plan, parts)
+            if checkpoint is not None:
+                deadline.reschedule(None)
+                await _place(plan, parts, checkpoint)
+                deadline.reschedule(asyncio.get_running_loop().time() + timeout)
             await _ready(parts, settle)
             _verify(plan, parts)
             _raise_if_missing(plan, parts)
@@ -372,6 +378,14 @@ async def _all(parts: list[_Part], act: Callable[[_Part], Awaitable[None]]) -> N
     async with asyncio.TaskGroup() as group:
         for part in parts:
             group.create_task(one(part))
+
+
+async def _place(plan: LaunchPlan, parts: list[_Part], checkpoint: StoredCheckpoint) -> None:
+    async def place(part: _Part) -> None:
+        await part.runtime.place(plan.run_id, checkpoint, part.report)
+
+    await _all([part for part in parts if 0 in part.ranks], place)
+    _raise_if_missing(plan, parts)
 
 
 async def _ready(parts: list[_Part], settle: float) -> None:

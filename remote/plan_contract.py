@@ -15,6 +15,8 @@ LABEL_RUN: Final = "hetero-tui.run"
 LABEL_CLUSTER: Final = "hetero-tui.cluster"
 LABEL_HOST: Final = "hetero-tui.host"
 LABEL_RANKS: Final = "hetero-tui.ranks"
+LABEL_BY: Final = "hetero-tui.by"
+"""Who launched it: ``account@machine``, for the person whom it refuses."""
 
 CONTRACT_VARIABLES: Final = frozenset(
     {

@@ -6,24 +6,34 @@ does for a container: it keeps the ranks alive without us, writes down how they 
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import json
 import re
 import shlex
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
+from pathlib import Path
 from typing import Any, Final
 
+from remote.checkpoints import DIGEST_SUFFIX
+from remote.claim import WAYS_OUT, occupied_by
 from remote.decode_errors import decode
-from remote.errors import CommandFailed
-from remote.plan_contract import LABEL_CLUSTER, OUTPUT_FOLDER
+from remote.errors import CommandFailed, HostBusy
+from remote.plan_contract import LABEL_BY, LABEL_CLUSTER, OUTPUT_FOLDER
 from remote.plan_model import HostPlan
+from remote.progress import LaunchProgress
+from remote.results import Archive, fetch_output
 from remote.runner import Completed, Runner
-from remote.runtime import ControlFiles, HostRunState, LogLine, State, closing
+from remote.runtime import ControlFiles, FetchReport, HostRunState, LogLine, State, StoredCheckpoint, closing
 
 MAX_LINE: Final = 1 << 20
 """Bytes of one line; a longer one is handed on in pieces."""
 REQUEST_TIMEOUT: Final = 30.0
+PIECE: Final = 8 << 20
+"""Bytes of a checkpoint that are sent at once."""
+PIECE_TIMEOUT: Final = 600.0
 _SAFE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -51,6 +61,7 @@ class ProcessRuntime:
             "run_id": run_id,
             "host": self.host,
             "cluster": dict(plan.labels).get(LABEL_CLUSTER, ""),
+            "by": dict(plan.labels).get(LABEL_BY, ""),
             "ranks": [each.rank for each in plan.ranks],
             "argv": list(plan.argv),
             "env": env,
@@ -64,7 +75,11 @@ class ProcessRuntime:
         self._check(made, f"making {folder}", f"run {run_id} may have been created before: end it first")
         # Variables may hold secrets: a file only this user can read, never a command line.
         await self.runner.put(_script(), f"{folder}/host_process.py")
-        await self.runner.put(json.dumps(record).encode(), f"{folder}/plan.json")
+        await self.runner.put(json.dumps(record).encode(), f"{folder}/plan.pending")
+        claimed = await self._call(run_id, "claim")
+        if claimed.exit_status != 0 and (said := claimed.stderr.strip().splitlines()[-1:]):
+            _raise_if_busy(self.host, said[0])
+        self._check(claimed, f"claiming the host for run {run_id}")
 
     async def start(self, run_id: str) -> None:
         self._check(await self._call(run_id, "start"), f"starting run {run_id}")
@@ -101,6 +116,40 @@ class ProcessRuntime:
         if pending:
             yield [LogLine(pending.decode(errors="replace"), str(offset + len(pending)))]
 
+    async def place(self, run_id: str, checkpoint: StoredCheckpoint, report: Callable[[LaunchProgress], None]) -> None:
+        name = checkpoint.path.name
+        with checkpoint.path.open("rb") as file:
+            offset = 0
+            while piece := await asyncio.to_thread(file.read, PIECE):
+                report(LaunchProgress(self.host, "created", f"sending {name}, {offset >> 20} MB sent"))
+                done = await self._call(run_id, "receive", name, str(offset), input=piece, timeout=PIECE_TIMEOUT)
+                self._check(done, f"sending {name}")
+                offset += len(piece)
+        note = f"{checkpoint.sha256}  {name}\n".encode()
+        done = await self._call(run_id, "receive", name + DIGEST_SUFFIX, "0", input=note)
+        self._check(done, f"sending the digest of {name}")
+        digests = {name: checkpoint.sha256, name + DIGEST_SUFFIX: hashlib.sha256(note).hexdigest()}
+        for each, digest in digests.items():
+            done = await self._call(run_id, "received", each, digest, timeout=PIECE_TIMEOUT)
+            self._check(done, f"checking {each}")
+
+    async def end(self, run_id: str, *, grace: float = 10.0) -> None:
+        folder = await self._folder(run_id)
+        done = await self._run_script(f"end {shlex.quote(folder)} {grace:g}", timeout=grace + REQUEST_TIMEOUT)
+        self._check(done, f"ending run {run_id}")
+
+    async def fetch(
+        self, run_id: str, folder: Path, report: Callable[[LaunchProgress], None], *, everything: bool = False
+    ) -> FetchReport:
+        there = shlex.quote(await self._folder(run_id))
+        command = f"exec {self._python()} -I {there}/host_process.py send {there}"
+
+        async def archives(whole: bool) -> AsyncGenerator[Archive, None]:
+            async with closing(self.runner.stream(f"{command} {int(whole)}")) as chunks:
+                yield Archive(chunks)
+
+        return await fetch_output(archives, self.host, folder, report, everything=everything)
+
     async def stop(self, run_id: str, *, grace: float = 10.0) -> None:
         folder = await self._folder(run_id)
         done = await self._run_script(f"stop {shlex.quote(folder)} {grace:g}", timeout=grace + REQUEST_TIMEOUT)
@@ -113,11 +162,13 @@ class ProcessRuntime:
         states = [_state_of(self.host, each["run_id"], each) for each in json.loads(done.stdout)]
         return tuple(sorted(states, key=lambda state: state.started_at))
 
-    async def _call(self, run_id: str, command: str, *arguments: str, input: bytes = b"") -> Completed:
+    async def _call(
+        self, run_id: str, command: str, *arguments: str, input: bytes = b"", timeout: float = REQUEST_TIMEOUT
+    ) -> Completed:
         """Run the program that was sent along with the run; its standard input is free for data."""
         folder = shlex.quote(await self._folder(run_id))
         line = f"{self._python()} -I {folder}/host_process.py {command} {folder} {shlex.join(arguments)}"
-        return await self.runner.run(line, input=input, timeout=REQUEST_TIMEOUT)
+        return await self.runner.run(line, input=input, timeout=timeout)
 
     async def _run_script(self, arguments: str, timeout: float = REQUEST_TIMEOUT) -> Completed:
         """Run the program from standard input: works where no run has left one."""
@@ -180,4 +231,17 @@ def _state_of(host: str, run_id: str, found: Mapping[str, Any]) -> HostRunState:
         detail=str(found.get("detail", "")),
         ranks=tuple(int(rank) for rank in found.get("ranks", ())),
         started_at=float(found.get("started_at", 0.0)),
+        started_by=str(found.get("by", "")),
     )
+
+
+def _raise_if_busy(host: str, said: str) -> None:
+    word, _, rest = said.partition(" ")
+    if word != "busy":
+        return
+    try:
+        found = json.loads(rest)
+        other = _state_of(host, str(found["run_id"]), found)
+    except (ValueError, KeyError, TypeError):
+        return  # not what the program writes: told as it came
+    raise HostBusy(occupied_by(other), host=host, next_step=WAYS_OUT)

@@ -10,7 +10,21 @@ from remote.errors import HostKeyUnknown
 
 HostPhase = Literal["waiting", "connecting", "connected", "failed", "lost"]
 ConfirmHostKey = Callable[[HostKeyUnknown], Awaitable[bool]]
-LaunchPhase = Literal["creating", "created", "starting", "importing", "ready", "go", "training", "failed", "stopped"]
+LaunchPhase = Literal[
+    "creating",
+    "created",
+    "starting",
+    "importing",
+    "ready",
+    "go",
+    "training",
+    "failed",
+    "stopped",
+    "ending",
+    "fetching",
+    "kept",
+]
+"""``ending``, ``fetching`` and ``kept`` belong to the end of a run; ``kept``: its results could not be brought home."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +38,7 @@ class HostStatus:
 
 @dataclass(frozen=True, slots=True)
 class LaunchProgress:
-    """One host moved on during the launch."""
+    """One host moved on during the launch or the end of a run."""
 
     host: str
     phase: LaunchPhase

@@ -6,6 +6,9 @@
 ``checks.json``    the checklist's results
 ``cluster.toml``   the inventory as it was
 ``events.jsonl``   every line of every host's log with its position: what replay and reattach read
+``ended.json``     how every host's part ended, and which hosts still keep what they could not hand over
+``checkpoints/``   the newest good checkpoint, brought home before the run was removed from the hosts
+``output/HOST/``   what else the run wrote to its output folder on that host
 ``logs/HOST.log``  what the ranks said, as plain text for people: no measurements, no control characters
 =================  ====================================================================================
 """
@@ -31,13 +34,14 @@ from remote.checks.model import CheckResult
 from remote.errors import UserError
 from remote.facts import Facts
 from remote.plan import LaunchPlan
-from remote.runtime import LogLine
+from remote.runtime import HostRunState, LogLine
 from trainer.events import EVENT_TYPES
 
 PLAN_FILE: Final = "plan.json"
 FACTS_FILE: Final = "facts.json"
 CHECKS_FILE: Final = "checks.json"
 INVENTORY_FILE: Final = "cluster.toml"
+ENDED_FILE: Final = "ended.json"
 EVENTS_FILE: Final = "events.jsonl"
 LOG_FOLDER: Final = "logs"
 
@@ -62,6 +66,15 @@ class StoredLine:
     position: str
     """Resumes the host's log behind this line; see ``HostRuntime.logs``."""
     stream: str = "stdout"
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a run ended."""
+
+    states: tuple[HostRunState, ...]
+    kept: Mapping[str, str] = field(default_factory=dict)
+    """Hosts where it was not removed, for its results could not be brought home, with the reason."""
 
 
 def new_run_id(clock: Callable[[], float], token: Callable[[], str] = lambda: secrets.token_hex(2)) -> str:
@@ -109,7 +122,7 @@ class RunDir:
         Raises:
             RunDirError: the run exists already, or the folder cannot be made.
         """
-        path = experiments / file_name(cluster) / file_name(run_id)
+        path = cls.folder(experiments, cluster, run_id)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.mkdir()
@@ -124,6 +137,11 @@ class RunDir:
             ) from None
         return cls(path)
 
+    @staticmethod
+    def folder(experiments: Path, cluster: str, run_id: str) -> Path:
+        """Return where a run is or would be kept."""
+        return experiments / file_name(cluster) / file_name(run_id)
+
     @classmethod
     def open(cls, experiments: Path, cluster: str, run_id: str) -> RunDir:
         """Open the folder of a known run.
@@ -131,7 +149,7 @@ class RunDir:
         Raises:
             RunDirError: there is no such run.
         """
-        path = experiments / file_name(cluster) / file_name(run_id)
+        path = cls.folder(experiments, cluster, run_id)
         if path.is_dir():
             return cls(path)
         known = ", ".join(cls.run_ids(experiments, cluster)[-5:]) or "none"
@@ -144,7 +162,7 @@ class RunDir:
         Raises:
             RunDirError: the folder cannot be made.
         """
-        path = experiments / file_name(cluster) / file_name(run_id)
+        path = cls.folder(experiments, cluster, run_id)
         return cls(path) if path.is_dir() else cls.create(experiments, cluster, run_id)
 
     @classmethod
@@ -195,6 +213,18 @@ class RunDir:
     def write_inventory(self, text: str) -> None:
         """Keep a copy of ``cluster.toml``."""
         write_atomically(self.path / INVENTORY_FILE, text.encode())
+
+    def write_ended(self, ended: Ended) -> None:
+        """Keep how the run ended: from then on nobody needs to ask the hosts."""
+        self.write_json(ENDED_FILE, TypeAdapter(Ended).dump_python(ended, mode="json"))
+
+    def read_ended(self) -> Ended | None:
+        """Return how the run ended, or None when that is not known here.
+
+        Raises:
+            RunDirError: the file is damaged.
+        """
+        return self._read(ENDED_FILE, TypeAdapter(Ended)) if (self.path / ENDED_FILE).exists() else None
 
     def read_plan(self) -> LaunchPlan:
         """Return the launch plan.

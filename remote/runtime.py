@@ -7,11 +7,13 @@ import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 from remote.plan_model import HostPlan
+from remote.progress import LaunchProgress
 
 _T = TypeVar("_T")
 
@@ -38,6 +40,42 @@ class HostRunState:
     """Anything the engine said, such as why a container could not start."""
     ranks: tuple[int, ...] = ()
     started_at: float = 0.0
+    started_by: str = ""
+    """Who launched it: ``account@machine``; empty when that was not noted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """One file that came home."""
+
+    path: Path
+    size: int
+    """Bytes."""
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class FetchReport:
+    """What a host's output folder held and what became of it."""
+
+    host: str
+    checkpoints: tuple[Fetched, ...] = ()
+    """Whole ones, equal to the digest that the trainer wrote, oldest first."""
+    others: tuple[Fetched, ...] = ()
+    """What else the run had written, such as a script's own files."""
+    refused: Mapping[str, str] = field(default_factory=dict)
+    """What was not kept, by name, with the reason: damaged checkpoints, links, devices."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredCheckpoint:
+    """A checkpoint on this machine whose content matches its digest."""
+
+    path: Path
+    step: int
+    sha256: str
+    size: int
+    """Bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +136,11 @@ class HostRuntime(Protocol):
     def host(self) -> str: ...
 
     async def create(self, plan: HostPlan, run_id: str) -> None:
-        """Prepare the container; nothing runs yet.
+        """Prepare the container; nothing runs yet. It also claims the host for this run of the cluster.
 
         Raises:
             EngineError: the engine refused, with its reason and what to do.
+            HostBusy: another run of the cluster lives here.
         """
         ...
 
@@ -126,6 +165,37 @@ class HostRuntime(Protocol):
 
         Raises:
             ConnectionDropped: reconnect and call again with the last position.
+        """
+        ...
+
+    async def place(self, run_id: str, checkpoint: StoredCheckpoint, report: Callable[[LaunchProgress], None]) -> None:
+        """Put a checkpoint into a created run's output folder, where ranks that resume look for it.
+
+        Raises:
+            EngineError, CommandFailed: it could not be written there.
+        """
+        ...
+
+    async def end(self, run_id: str, *, grace: float = 10.0) -> None:
+        """End the ranks, which write a last checkpoint if they can, and keep all that they left."""
+        ...
+
+    async def fetch(
+        self, run_id: str, folder: Path, report: Callable[[LaunchProgress], None], *, everything: bool = False
+    ) -> FetchReport:
+        """Bring the output folder home: checkpoints to ``folder/checkpoints``, the rest to ``folder/output/HOST``.
+
+        What the run wrote to a folder of the person's (``training.checkpoint_dir``) stays there.
+
+        Args:
+            run_id: which run; it may have ended.
+            folder: the run's folder on this machine; made when there is something to put there.
+            report: told what is on its way.
+            everything: every good checkpoint instead of only the newest.
+
+        Raises:
+            ResultsError: no checkpoint is good though there are some; also HostileArchive and NoRoom.
+            ConnectionDropped: the connection was lost meanwhile.
         """
         ...
 

@@ -5,7 +5,7 @@ will not do: macOS has no setsid(1), and dash has no job control without a termi
 
 The folder of a run on a host::
 
-    plan.json   command line, environment and names
+    plan.json   command line, environment and names; ``plan.pending`` until the run has claimed the host
     pid         the agent's and this supervisor's process id, each with its start, which tells a reused id apart
     exit        exit code, written once when the agent has ended
     log         output of the agent
@@ -16,13 +16,18 @@ The folder of a run on a host::
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
+import hashlib
 import json
 import os
+import re
 import select
 import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 from typing import Any
@@ -32,6 +37,9 @@ FOLLOW_MILLISECONDS = 100
 LIVENESS_SECONDS = 1.0
 KILL_SECONDS = 10.0
 CHUNK = 1 << 16
+LAUNCH_SECONDS = 600.0
+"""A run that was created longer ago and never started was given up: its launcher is gone."""
+CHECKPOINT = re.compile(r"step-(\d{8,18})\.pt")
 
 
 class Refused(Exception):
@@ -39,10 +47,20 @@ class Refused(Exception):
 
 
 def main(arguments: list[str]) -> int:
-    """Run one command: ``start``, ``state``, ``states``, ``logs``, ``control`` or ``stop``."""
+    """Run one command, such as ``start`` or ``stop``, on the folder of a run."""
     command, *rest = arguments
     try:
-        if command == "start":
+        if command == "claim":
+            claim(Path(rest[0]))
+        elif command == "receive":
+            receive(Path(rest[0]), rest[1], int(rest[2]), sys.stdin.buffer.read())
+        elif command == "received":
+            received(Path(rest[0]), rest[1], rest[2])
+        elif command == "send":
+            send(Path(rest[0]), everything=rest[1] == "1")
+        elif command == "end":
+            end(Path(rest[0]), float(rest[1]))
+        elif command == "start":
             start(Path(rest[0]))
         elif command == "state":
             print(json.dumps(state(Path(rest[0]))))
@@ -60,6 +78,73 @@ def main(arguments: list[str]) -> int:
         print(error, file=sys.stderr)
         return 1
     return 0
+
+
+def claim(folder: Path) -> None:
+    """Make the run known, unless another run of its cluster lives on this host: of two at once, one is refused."""
+    pending = folder / "plan.pending"
+    plan = _read_json(pending)
+    if plan is None:
+        raise Refused(f"there is no run in {folder}")
+    root = folder.parent.parent
+    lock = os.open(str(root), os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as error:
+            # Some network file systems lock no folders. Only two launches in the same millisecond could then meet.
+            if error.errno not in (errno.EBADF, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL):
+                raise
+        for other in states(root, plan["host"], plan["cluster"]):
+            age = time.time() - other.get("created_at", 0.0)
+            if other["state"] == "running" or (other["state"] == "created" and age < LAUNCH_SECONDS):
+                raise Refused(f"busy {json.dumps(other)}")
+        # In place, because the file is private to this account: the environment may hold secrets.
+        pending.write_text(json.dumps({**plan, "created_at": time.time()}))
+        pending.rename(folder / "plan.json")
+    finally:
+        os.close(lock)
+
+
+def receive(folder: Path, name: str, offset: int, data: bytes) -> None:
+    """Write a piece of a file that is being put into the output folder."""
+    part = _output_path(folder, name, ".part")
+    part.parent.mkdir(parents=True, exist_ok=True)
+    with part.open("r+b" if offset else "wb") as file:
+        file.seek(offset)
+        file.write(data)
+
+
+def received(folder: Path, name: str, digest: str) -> None:
+    """Let a file that is complete appear, when its content is what was sent."""
+    part = _output_path(folder, name, ".part")
+    found = hashlib.sha256()
+    with part.open("rb") as file:
+        for chunk in iter(lambda: file.read(1 << 20), b""):
+            found.update(chunk)
+    if found.hexdigest() != digest:
+        raise Refused(f"{name} did not arrive as it was sent")
+    part.rename(_output_path(folder, name))
+
+
+def _output_path(folder: Path, name: str, suffix: str = "") -> Path:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise Refused(f"not a plain file name: {name!r}")
+    return folder / "output" / "checkpoints" / (name + suffix)
+
+
+def send(folder: Path, *, everything: bool) -> None:
+    """Write the output folder to standard output as a tar archive; without ``everything``, no older checkpoints."""
+    output = folder / "output"
+    checkpoints = output / "checkpoints"
+    names = {path.name for path in checkpoints.glob("step-*")}
+    complete = [name for name in names if CHECKPOINT.fullmatch(name) and f"{name}.sha256" in names]
+    newest = max(complete, key=lambda name: int(name[5:-3]), default="")
+    left_out = set() if everything else {checkpoints / name for name in names - {newest, f"{newest}.sha256"}}
+    with tarfile.open(fileobj=sys.stdout.buffer, mode="w|") as archive:
+        for path in sorted(output.rglob("*")):
+            if path not in left_out:
+                archive.add(str(path), arcname=str(path.relative_to(output)), recursive=False)
 
 
 def start(folder: Path) -> None:
@@ -124,6 +209,7 @@ def state(folder: Path) -> dict[str, Any]:
     except Refused:
         return {"state": "missing"}
     found: dict[str, Any] = {"run_id": plan["run_id"], "ranks": plan["ranks"], "state": "created"}
+    found.update(created_at=plan.get("created_at", 0.0), by=plan.get("by", ""))
     pid = _read_json(folder / "pid")
     if pid is not None:
         found["started_at"] = pid["started_at"]
@@ -183,8 +269,8 @@ def control(folder: Path, name: str, data: bytes) -> None:
     part.rename(folder / "control" / name)
 
 
-def stop(folder: Path, grace: float) -> None:
-    """Ask the agent to end, kill what is left after the grace, and remove the folder."""
+def end(folder: Path, grace: float) -> None:
+    """Ask the agent to end and kill what is left after the grace. The folder stays."""
     plan = _read_json(folder / "plan.json")
     pid = _read_json(folder / "pid")
     if plan is not None and pid is not None:
@@ -197,6 +283,11 @@ def stop(folder: Path, grace: float) -> None:
         _kill_rest(0, plan)
         if _lives(pid["agent"]):
             raise Refused(f"process {number} does not end even by SIGKILL: it hangs in the kernel or a driver")
+
+
+def stop(folder: Path, grace: float) -> None:
+    """End the run and remove its folder."""
+    end(folder, grace)
     if folder.exists():
         shutil.rmtree(str(folder))
     try:

@@ -230,9 +230,8 @@ async def test_a_command_that_does_not_exist(runtime: ProcessRuntime) -> None:
 
 async def test_a_python_that_does_not_exist_says_what_to_do(any_runner: Runner, host: RunningHost) -> None:
     runtime = ProcessRuntime("alpha", any_runner, "~/no venv/bin/python")
-    await runtime.create(plan("true"), RUN)
     with pytest.raises(CommandFailed) as raised:
-        await runtime.start(RUN)
+        await runtime.create(plan("true"), RUN)
     assert "no venv/bin/python" in str(raised.value)
     assert "set python of this host" in raised.value.next_step
     await ProcessRuntime("alpha", any_runner, sys.executable).stop(RUN)

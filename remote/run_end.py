@@ -1,0 +1,54 @@
+"""How a run's end is written down on the master: the rest of its log, the exit codes, what could not be fetched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from remote.errors import ResultsError
+from remote.results import HomeReport
+from remote.run_dir import Ended, RunDir, RunDirError
+from remote.runtime import HostRuntime, State, closing
+
+
+def stored_run(experiments: Path, cluster: str, run_id: str) -> RunDir | None:
+    """Return the folder of a run on this machine, or None when another machine launched it."""
+    path = RunDir.folder(experiments, cluster, run_id)
+    return RunDir(path) if path.is_dir() else None
+
+
+async def append_rest(run_dir: RunDir, host: str, runtime: HostRuntime) -> None:
+    """Keep the lines of a host's log that nobody has read yet.
+
+    Raises:
+        RemoteError: the log could not be read.
+    """
+    position = run_dir.positions().get(host, "")
+    async with closing(runtime.logs(run_dir.run_id, position, follow=False)) as batches:
+        async for lines in batches:
+            try:
+                run_dir.append(host, lines)
+            except RunDirError:
+                return  # another instance of this program follows the run and writes its lines
+
+
+def write_end(run_dir: RunDir, home: HomeReport) -> None:
+    """Write down how a run ended. What was known before counts where the run is gone by now."""
+    before = run_dir.read_ended()
+    states = {state.host: state for state in before.states} if before else {}
+    for host, state in home.states.items():
+        if state.state is not State.MISSING or host not in states:
+            states[host] = state
+    kept = {host: why for host, why in (before.kept if before else {}).items() if host not in home.states}
+    kept |= home.kept
+    kept |= {host: why for host, why in home.unreachable.items() if before is None or host in before.kept}
+    run_dir.write_ended(Ended(tuple(states.values()), kept))
+
+
+def not_home(run_id: str, kept: Mapping[str, str]) -> ResultsError:
+    """Return the error that tells why a run was not removed from its hosts, and both ways on."""
+    named = "; ".join(f"{host}: {reason}" for host, reason in kept.items())
+    return ResultsError(
+        f"run {run_id} has ended, but its results could not be brought home, so it stays on {named}",
+        next_step="mend that and run hetero-tui stop again, or give the results up with hetero-tui stop --discard",
+    )
