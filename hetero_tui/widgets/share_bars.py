@@ -111,7 +111,7 @@ class Rebalances(LineView, can_focus=True):
         width = self.scrollable_content_region.width
         history = self._session.store.shares_history
         if y == 0:
-            count = f" {self.glyphs.dot} {len(history)} plans" if history else ""
+            count = f" {self.glyphs.dot} {len(history)} plan{'s' if len(history) > 1 else ''}" if history else ""
             return (
                 self.line("header")
                 .add(" Shares over time", self.tone("bold"))

@@ -223,7 +223,7 @@ async def test_tabs_by_number_and_logs_of_a_rank() -> None:
             ("3", "Loss of the global batch"),
             ("4", "Log of all ranks"),
             ("5", "joined a group of 4"),
-            ("1", "step goes into"),
+            ("1", "Cluster · now"),
         ):
             await pilot.press(key)
             await shows(pilot, piece)
