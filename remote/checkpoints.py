@@ -17,7 +17,7 @@ from remote.runtime import StoredCheckpoint
 FOLDER: Final = "checkpoints"
 """Below a run's output folder on a host, and below the run's folder on the master."""
 DIGEST_SUFFIX: Final = ".sha256"
-_NAME: Final = re.compile(r"step-(\d{8,18})\.pt")
+_NAME: Final = re.compile(r"step-([0-9]{8,18})\.pt")
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _DIGEST_FILE_BYTES: Final = 4096
 

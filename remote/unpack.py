@@ -144,7 +144,7 @@ async def _next_member(blocks: _Blocks, host: str) -> tarfile.TarInfo | None:
                 name = records.get("path", name)
                 size = _whole_number(records["size"], host) if "size" in records else size
             continue
-        if member.issparse() or member.type == tarfile.GNUTYPE_LONGLINK:
+        if member.type in (tarfile.GNUTYPE_SPARSE, tarfile.GNUTYPE_LONGLINK):
             raise HostileArchive("the archive has members of a kind that is not understood here", host=host)
         member.name = name or member.name
         member.size = size if size >= 0 else member.size

@@ -39,7 +39,7 @@ KILL_SECONDS = 10.0
 CHUNK = 1 << 16
 LAUNCH_SECONDS = 600.0
 """A run that was created longer ago and never started was given up: its launcher is gone."""
-CHECKPOINT = re.compile(r"step-(\d{8,18})\.pt")
+CHECKPOINT = re.compile(r"step-([0-9]{8,18})\.pt")
 
 
 class Refused(Exception):
