@@ -30,6 +30,7 @@ DRAIN_SECONDS: Final = 2.0
 PYTHON: Final = (sys.executable, *(["-P"] if sys.flags.safe_path else []))
 """The interpreter of the ranks: where the agent does not look for modules in the current folder, neither do they."""
 SCRIPT_SILENCE_SECONDS: Final = 60.0
+SAME_REQUEST_SECONDS: Final = 1.0
 _SEQ: Final = re.compile(r'"seq":(\d+)')
 
 
@@ -61,7 +62,7 @@ class Agent:
         self._store: subprocess.Popen[bytes] | None = None
         self._port = host.master_port
         self._ranks: list[_Rank] = []
-        self._signals = 0
+        self._asked_to_stop = 0.0
         self._alive_read, self._alive_write = os.pipe()
 
     def run(self) -> int:
@@ -199,7 +200,7 @@ class Agent:
     def _may_restart(self, ended: _Rank, code: int) -> bool:
         """Only a death is worth another try: a rank that says why it failed would fail again."""
         died = code < 0 or not ended.reported_failure
-        if not (self._options.elastic and died) or self._signals or self._options.script:
+        if not (self._options.elastic and died) or self._asked_to_stop or self._options.script:
             return False
         if self._store is not None and self._store.returncode is not None:
             return False
@@ -226,12 +227,17 @@ class Agent:
             relay.join(timeout=max(0.0, deadline - time.monotonic()))
 
     def _on_signal(self, _number: int, _frame: object) -> None:
-        """Pass a request to stop on; the second time without asking."""
-        self._signals += 1
+        """Pass a request to stop on; when it is repeated later, end the ranks without asking.
+
+        One request can arrive twice at once: for the process and for its group.
+        """
+        now = time.monotonic()
+        self._asked_to_stop = self._asked_to_stop or now
+        impatient = now - self._asked_to_stop > SAME_REQUEST_SECONDS
         for each in self._ranks:
             if each.process.returncode is None:
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(each.process.pid, signal.SIGTERM if self._signals == 1 else signal.SIGKILL)
+                    os.kill(each.process.pid, signal.SIGKILL if impatient else signal.SIGTERM)
 
     # ------------------------------------------------------------------ relaying
 

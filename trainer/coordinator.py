@@ -58,6 +58,15 @@ class Coordinator:
             self._server = await asyncio.start_server(self._serve, port=0, limit=MAX_LINE_BYTES)
         return int(self._server.sockets[0].getsockname()[1])
 
+    async def close(self) -> None:
+        """Stop listening and drop every connection, telling nobody."""
+        for peer in self._peers.values():
+            peer.writer.transport.abort()
+        self._peers.clear()
+        if self._server is not None:
+            self._server.close()
+            await self._server.wait_closed()
+
     async def watch(self) -> None:
         """Look for silent ranks until cancelled."""
         loop = asyncio.get_running_loop()
