@@ -27,6 +27,14 @@ app["--help"].group = app["--version"].group = Group("Help", sort_key=9)
 ClusterFile = Annotated[Path, Parameter(name="cluster", help="Your cluster.toml.")]
 AsJson = Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON document on standard output.")]
 Experiments = Annotated[Path, Parameter(help="Folder on this machine where runs are kept.")]
+Resume = Annotated[
+    list[str] | None,
+    Parameter(
+        consume_multiple=(0, 1),
+        negative="",
+        help="Go on from the newest good checkpoint of this run; of the newest run that has one when none is named.",
+    ),
+]
 RunId = Annotated[str, Parameter(help="Which run; the newest when left out.")]
 DEFAULT_EXPERIMENTS = Path("experiments")
 
@@ -70,12 +78,22 @@ def up(
     json: AsJson = False,
     detach: Annotated[bool, Parameter(negative="", help="Return once training has started.")] = False,
     skip_checks: Annotated[bool, Parameter(negative="", help="Launch even when checks fail.")] = False,
+    resume: Resume = None,
     experiments: Experiments = DEFAULT_EXPERIMENTS,
 ) -> int:
-    """Check, launch and follow a run without a screen. Ctrl-C stops the run."""
+    """Check, launch and follow a run without a screen. Ctrl-C stops the run and brings its results home."""
     from hetero_tui import headless
 
-    return _run(headless.up(cluster, as_json=json, detach=detach, skip_checks=skip_checks, experiments=experiments))
+    return _run(
+        headless.up(
+            cluster,
+            as_json=json,
+            detach=detach,
+            skip_checks=skip_checks,
+            experiments=experiments,
+            resume=None if resume is None else "".join(resume),
+        )
+    )
 
 
 images = App(name="images", help="Show how each host gets its image; bring, list and remove images.")
@@ -138,19 +156,28 @@ def logs(
     run: RunId = "",
     rank: Annotated[int | None, Parameter(help="Only this rank.")] = None,
     follow: Annotated[bool, Parameter(name=["--follow", "-f"], negative="", help="Go on as lines come.")] = False,
+    experiments: Experiments = DEFAULT_EXPERIMENTS,
 ) -> int:
     """Print the output of all ranks, each line with its rank and host."""
     from hetero_tui import headless
 
-    return _run(headless.logs(cluster, run=run, rank=rank, follow=follow))
+    return _run(headless.logs(cluster, run=run, rank=rank, follow=follow, experiments=experiments))
 
 
 @app.command
-def stop(cluster: ClusterFile, /, *, run: RunId = "", json: AsJson = False) -> int:
-    """End exactly one run on every host and remove what it left there."""
+def stop(
+    cluster: ClusterFile,
+    /,
+    *,
+    run: RunId = "",
+    json: AsJson = False,
+    discard: Annotated[bool, Parameter(negative="", help="Remove it without bringing its results home.")] = False,
+    experiments: Experiments = DEFAULT_EXPERIMENTS,
+) -> int:
+    """End exactly one run on every host, bring its checkpoints home and remove what it left there."""
     from hetero_tui import headless
 
-    return _run(headless.stop(cluster, run=run, as_json=json))
+    return _run(headless.stop(cluster, run=run, as_json=json, discard=discard, experiments=experiments))
 
 
 @app.command

@@ -12,11 +12,13 @@ from hetero_tui.ingest import Ingest
 from hetero_tui.session import CheckInfo, ConfirmHostKey, HostStatus, LaunchProgress
 from hetero_tui.store import Store
 from hetero_tui.views import LogRecord
+from remote.checkpoints import FOLDER, checkpoints_in
 from remote.checks.catalogue import CATALOGUE
 from remote.checks.context import CheckContext
 from remote.checks.model import CheckProgress, CheckResult, Verdict
 from remote.checks.network_report import PairMatrix
 from remote.checks.run import run_checks, summarize
+from remote.claim import refuse_if_occupied, signed, this_master
 from remote.errors import ConnectError, RemoteError, UserError
 from remote.facts import Facts
 from remote.hosts import Hosts
@@ -24,9 +26,12 @@ from remote.images.model import ImagePlan, ImageProgress
 from remote.images.service import ImageService, PlacedImage, Removed
 from remote.inventory import Inventory
 from remote.known_hosts import KnownHosts
-from remote.launch import launch, send, stop_run
+from remote.launch import launch, send
 from remote.plan import LaunchPlan, make_plan
+from remote.results import HomeReport, bring_home
+from remote.resume import Resume, choose_resume, resuming
 from remote.run_dir import RunDir, new_run_id
+from remote.run_end import append_rest, not_home, stored_run, write_end
 from remote.runtime import HostRunState, HostRuntime, State
 from remote.stream import follow
 
@@ -44,10 +49,12 @@ class ClusterSession:
         experiments: Path,
         known_hosts: KnownHosts | None = None,
         image_store: Path | None = None,
+        readonly: bool = False,
     ) -> None:
         """Nothing is connected yet. Runs are kept under ``experiments`` with a copy of ``inventory_text``.
 
-        Image layers are kept in ``image_store``, the user's cache folder when left out.
+        Image layers are kept in ``image_store``, the user's cache folder when left out. With ``readonly``, a run that
+        has ended is left on the hosts instead of being brought home and removed.
         """
         self._inventory = inventory
         self._inventory_text = inventory_text
@@ -66,6 +73,10 @@ class ClusterSession:
         self._results: dict[tuple[str, str], CheckResult] = {}
         self._plan: LaunchPlan | None = None
         self._run_dir: RunDir | None = None
+        self._readonly = readonly
+        self._bringing_home = asyncio.Lock()
+        self._is_following = False
+        self._resume: Resume | None = None
         self._next_run_id = new_run_id(time.time)
 
     @property
@@ -188,12 +199,24 @@ class ClusterSession:
         """
         return await self._images.remove()
 
+    def resume(self, run_id: str = "") -> Resume:
+        """Let the next launch go on from a run's checkpoint; from the newest run that has one when none is named.
+
+        Raises:
+            UserError: there is no good checkpoint to go on from.
+        """
+        self._resume = choose_resume(self._inventory, self._experiments, run_id)
+        return self._resume
+
     def plan(self) -> LaunchPlan:
-        return make_plan(self._inventory, self._context.known_facts, self._next_run_id)
+        inventory = resuming(self._inventory) if self._resume else self._inventory
+        plan = make_plan(inventory, self._context.known_facts, self._next_run_id)
+        return self._resume.noted(plan) if self._resume else plan
 
     async def launch(self, report: Callable[[LaunchProgress], None]) -> None:
-        plan = self.plan()
+        plan = signed(self.plan(), this_master())
         runtimes = await self._runtimes(plan)
+        await refuse_if_occupied(plan, runtimes)
         run_dir = RunDir.create(self._experiments, plan.cluster, plan.run_id)
         self._next_run_id = new_run_id(time.time)
         run_dir.write_plan(plan)
@@ -206,7 +229,7 @@ class ClusterSession:
             self._store.note_launch(progress.host, progress.phase)
             report(progress)
 
-        await launch(plan, runtimes, noted)
+        await launch(plan, runtimes, noted, checkpoint=self._resume.checkpoint if self._resume else None)
 
     def _begin(self, plan: LaunchPlan, run_dir: RunDir) -> None:
         if self._run_dir is not None:
@@ -245,10 +268,44 @@ class ClusterSession:
         for line in run_dir.lines():
             self._ingest.feed_line(line.host, line.text, line.stream)
 
-    async def follow(self) -> None:
+    async def follow(self, report: Callable[[LaunchProgress], None] = lambda _progress: None) -> None:
+        """Feed the store until the run has ended everywhere, then bring its results home and remove it from the hosts.
+
+        What cannot be brought home stays on the hosts: see ``kept``.
+        """
         plan, run_dir = self._running()
-        positions = run_dir.positions()
-        await asyncio.gather(*(self._follow_host(host.host, positions.get(host.host, "")) for host in plan.hosts))
+        if run_dir.read_ended() is None:
+            positions = run_dir.positions()
+            self._is_following = True
+            try:
+                await asyncio.gather(
+                    *(self._follow_host(host.host, positions.get(host.host, "")) for host in plan.hosts)
+                )
+            finally:
+                self._is_following = False
+        elif not self.kept:
+            return
+        if not self._readonly:
+            runtimes, unreachable = await self._reachable_runtimes()
+            planned = {host.host: runtimes[host.host] for host in plan.hosts if host.host in runtimes}
+            await self._bring_home(plan.run_id, planned, unreachable, report)
+
+    @property
+    def newest_stored_run(self) -> str:
+        """Id of the newest run of this cluster that is kept on this machine, or an empty string."""
+        newest = RunDir.latest(self._experiments, self._inventory.cluster.name)
+        return newest.run_id if newest else ""
+
+    @property
+    def checkpoints(self) -> tuple[Path, ...]:
+        """The checkpoints of the run being watched that are home."""
+        return checkpoints_in(self._run_dir.path / FOLDER) if self._run_dir else ()
+
+    @property
+    def kept(self) -> Mapping[str, str]:
+        """Hosts where the ended run stays because its results could not be brought home, with the reason."""
+        ended = self._run_dir.read_ended() if self._run_dir else None
+        return ended.kept if ended else {}
 
     async def _follow_host(self, name: str, after: str) -> None:
         _, run_dir = self._running()
@@ -271,7 +328,9 @@ class ClusterSession:
         Raises:
             RemoteError: a host could not be asked.
         """
-        plan, _ = self._running()
+        plan, run_dir = self._running()
+        if (ended := run_dir.read_ended()) is not None:
+            return ended.states
         runtimes = await self._runtimes(plan)
         return tuple(await asyncio.gather(*(runtime.inspect(plan.run_id) for runtime in runtimes.values())))
 
@@ -285,16 +344,37 @@ class ClusterSession:
             raise RemoteError(f"{message['command']} did not reach every host: {named}", next_step="send it again")
         self._store.note_control(message)
 
-    async def stop(self, report: Callable[[LaunchProgress], None]) -> None:
+    async def stop(self, report: Callable[[LaunchProgress], None], *, discard: bool = False) -> None:
         plan, _ = self._running()
-        await self.stop_run(plan.run_id, report)
+        await self.stop_run(plan.run_id, report, discard=discard)
 
-    async def stop_run(self, run_id: str, report: Callable[[LaunchProgress], None]) -> None:
-        """End one run on every host, whoever started it.
+    async def stop_run(
+        self, run_id: str, report: Callable[[LaunchProgress], None], *, discard: bool = False
+    ) -> HomeReport:
+        """End one run on every host, whoever started it, bring its results home and remove it there.
+
+        Args:
+            run_id: which run.
+            report: told of each host's progress.
+            discard: remove it without bringing anything home.
 
         Raises:
+            ResultsError: its results could not be brought home from some hosts; there it has ended and stays.
             RemoteError: some hosts could not be reached; running it again finishes the job.
         """
+        runtimes, unreachable = await self._reachable_runtimes()
+        home = await self._bring_home(run_id, runtimes, unreachable, report, discard=discard)
+        if home.unreachable:
+            named = "; ".join(f"{name}: {reason}" for name, reason in home.unreachable.items())
+            raise RemoteError(
+                f"run {run_id} may still be alive on {named}", next_step="run hetero-tui stop again once they answer"
+            )
+        if home.kept:
+            raise not_home(run_id, home.kept)
+        return home
+
+    async def _reachable_runtimes(self) -> tuple[dict[str, HostRuntime], dict[str, str]]:
+        """Return what runs things on the hosts that answer, and why the others do not."""
         runtimes: dict[str, HostRuntime] = {}
         unreachable: dict[str, str] = {}
         for host in self._inventory.hosts:
@@ -302,13 +382,42 @@ class ClusterSession:
                 runtimes[host.name] = await self._hosts.runtime(host.name)
             except ConnectError as error:
                 unreachable[host.name] = error.message
-        stopped = await stop_run(run_id, runtimes, report)
-        unreachable.update(stopped.unreachable)
-        if unreachable:
-            named = "; ".join(f"{name}: {reason}" for name, reason in unreachable.items())
-            raise RemoteError(
-                f"run {run_id} may still be alive on {named}", next_step="run hetero-tui stop again once they answer"
-            )
+        return runtimes, unreachable
+
+    async def _bring_home(
+        self,
+        run_id: str,
+        runtimes: Mapping[str, HostRuntime],
+        unreachable: Mapping[str, str],
+        report: Callable[[LaunchProgress], None],
+        *,
+        discard: bool = False,
+    ) -> HomeReport:
+        """Bring a run home from the hosts that answer, and write down how it ended."""
+
+        def noted(progress: LaunchProgress) -> None:
+            if progress.phase in ("fetching", "kept"):
+                level = "error" if progress.phase == "kept" else "info"
+                self._store.note(f"results: {progress.detail}", level, host=progress.host)
+            report(progress)
+
+        run_dir = self._run_dir if self._run_dir and self._run_dir.run_id == run_id else None
+        stored = run_dir or stored_run(self._experiments, self._inventory.cluster.name, run_id)
+        following = self._is_following and run_dir is not None
+
+        async def ended(name: str, runtime: HostRuntime) -> None:
+            if stored is not None and not following:
+                await append_rest(stored, name, runtime)
+
+        folder = RunDir.folder(self._experiments, self._inventory.cluster.name, run_id)
+        async with self._bringing_home:
+            home = await bring_home(run_id, runtimes, folder, noted, discard=discard, ended=ended)
+            home.unreachable.update(unreachable)
+            if stored is not None:
+                write_end(stored, home)
+            if stored is not run_dir and stored is not None:
+                stored.close()
+        return home
 
     def require_all_connected(self) -> None:
         """Make sure that every host could be asked.
@@ -343,6 +452,14 @@ class ClusterSession:
                     for number in range(before, store.log.next):
                         await arrived.put(store.log[number])
 
+        stored = stored_run(self._experiments, self._inventory.cluster.name, run_id)
+        if stored is not None and stored.read_ended() is not None:
+            for line in stored.lines():
+                before = store.log.next
+                ingest.feed_line(line.host, line.text, line.stream)
+                for number in range(before, store.log.next):
+                    yield store.log[number]
+            return
         readers = asyncio.gather(*(read(host.name) for host in self._inventory.hosts))
         try:
             while not (readers.done() and arrived.empty()):

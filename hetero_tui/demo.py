@@ -76,7 +76,7 @@ async def demo_session(**training: int) -> AsyncIterator[ClusterSession]:
                 yield session
             finally:
                 if session.run_id:
-                    await session.stop(lambda _progress: None)
+                    await session.stop(lambda _progress: None, discard=True)
                 await session.close()
 
 

@@ -21,6 +21,7 @@ from remote.images.choose import render_image_plan
 from remote.images.model import ImageProgress
 from remote.inventory import load_inventory
 from remote.plan import plan_to_json, render_plan
+from remote.run_end import not_home
 from remote.runtime import State
 
 
@@ -67,9 +68,16 @@ async def plan(cluster: Path, *, as_json: bool) -> int:
         return exit_codes.OK
 
 
-async def up(cluster: Path, *, as_json: bool, detach: bool, skip_checks: bool, experiments: Path) -> int:
-    """Check, launch, follow to the end and print the result."""
+async def up(
+    cluster: Path, *, as_json: bool, detach: bool, skip_checks: bool, experiments: Path, resume: str | None = None
+) -> int:
+    """Check, launch, follow to the end and print the result.
+
+    ``resume`` names the run to go on from; empty means the newest that has a checkpoint, None a new beginning.
+    """
     async with _session(cluster, experiments) as session:
+        if resume is not None:
+            _say((await asyncio.to_thread(session.resume, resume)).note)
         if skip_checks:
             await session.read_facts()
         elif not (await run_checklist(session) or await _bring_and_check(session)):
@@ -167,7 +175,7 @@ async def launch_and_follow(session: ClusterSession, *, as_json: bool, detach: b
         return await follow(session, as_json=as_json)
     except asyncio.CancelledError:
         if session.run_id:
-            _say(f"interrupted: stopping run {session.run_id} on every host")
+            _say(f"interrupted: stopping run {session.run_id} on every host and bringing its results home")
             await session.stop(say_progress)
         raise
 
@@ -176,17 +184,21 @@ async def follow(session: ClusterSession, *, as_json: bool) -> int:
     """Follow the run to its end with a progress line a few times a second, and print the result."""
     async with asyncio.TaskGroup() as tasks:
         ticker = tasks.create_task(_tick(session))
-        await session.follow()
+        await session.follow(say_progress)
         ticker.cancel()
     states = await session.run_states()
     document = report.result_document(
         session.run_id, session.store, states, simulated=session.simulated, folder=str(session.run_folder or "")
     )
+    document["checkpoints"] = [str(path) for path in session.checkpoints]
+    document["kept_on_hosts"] = dict(session.kept)
     if as_json:
         _print_json(document)
     else:
         print(report.result_text(document))
-    return exit_codes.OK if document["state"] == "finished" else exit_codes.FAILED
+    if session.kept:
+        _say(str(not_home(session.run_id, session.kept)))
+    return exit_codes.OK if document["state"] == "finished" and not session.kept else exit_codes.FAILED
 
 
 async def _tick(session: ClusterSession) -> None:
@@ -219,9 +231,9 @@ async def status(cluster: Path, *, as_json: bool) -> int:
         return exit_codes.FAILED if unreachable else exit_codes.OK
 
 
-async def logs(cluster: Path, *, run: str, rank: int | None, follow: bool) -> int:
+async def logs(cluster: Path, *, run: str, rank: int | None, follow: bool, experiments: Path) -> int:
     """Print the output of all ranks."""
-    async with _session(cluster) as session:
+    async with _session(cluster, experiments) as session:
         run_id = run or await _newest(session)
         async for line in session.log_lines(run_id, go_on=follow):
             if rank is None or line.rank == rank:
@@ -229,19 +241,24 @@ async def logs(cluster: Path, *, run: str, rank: int | None, follow: bool) -> in
         return exit_codes.OK
 
 
-async def stop(cluster: Path, *, run: str, as_json: bool) -> int:
-    """End one run everywhere."""
-    async with _session(cluster) as session:
+async def stop(cluster: Path, *, run: str, as_json: bool, discard: bool, experiments: Path) -> int:
+    """End one run everywhere, bring its results home and remove it there; ``discard`` gives the results up."""
+    async with _session(cluster, experiments) as session:
         found = await session.find_runs()
         run_id = run or (found[-1].run_id if found else "")
+        checkpoints: list[str] = []
         if run_id:
-            await session.stop_run(run_id, say_progress)
+            home = await session.stop_run(run_id, say_progress, discard=discard)
+            checkpoints = [str(each.path) for found_there in home.fetched.values() for each in found_there.checkpoints]
         else:
             session.require_all_connected()
         if as_json:
-            _print_json({"schema": report.SCHEMA, "stopped": [run_id] if run_id else []})
+            stopped = [run_id] if run_id else []
+            _print_json({"schema": report.SCHEMA, "stopped": stopped, "checkpoints": checkpoints})
         elif run_id:
             print(f"run {run_id} is stopped; nothing of it is left on {', '.join(session.hosts)}")
+            for path in checkpoints:
+                print(f"kept  {path}")
         else:
             print("nothing runs on these hosts")
         return exit_codes.OK
@@ -250,6 +267,8 @@ async def stop(cluster: Path, *, run: str, as_json: bool) -> int:
 async def _newest(session: ClusterSession) -> str:
     found = await session.find_runs()
     alive = [run for run in found if run.state is State.RUNNING]
+    if not found and (stored := session.newest_stored_run):
+        return stored
     if not found:
         raise UserError("no run was found on these hosts", next_step="start one with hetero-tui up")
     return (alive or list(found))[-1].run_id

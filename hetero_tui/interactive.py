@@ -18,7 +18,10 @@ def run(cluster: Path, *, experiments: Path, readonly: bool, ascii_only: bool) -
         InventoryError: ``cluster.toml`` has mistakes.
     """
     session = ClusterSession(
-        load_inventory(cluster), inventory_text=cluster.read_text("utf-8"), experiments=experiments
+        load_inventory(cluster),
+        inventory_text=cluster.read_text("utf-8"),
+        experiments=experiments,
+        readonly=readonly,
     )
     code = asyncio.run(_open(session, readonly=readonly, ascii_only=ascii_only))
     if session.run_id and not session.store.cluster_view().state.ended:
