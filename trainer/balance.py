@@ -365,7 +365,11 @@ class Balancer:
             return None
         self._adopt(plan)
         self._changes.append(self._observed)
-        which = f"ranks {', '.join(map(str, changed))} changed speed" if changed else f"rank {slowest} is the slowest"
+        which = (
+            f"{'rank' if len(changed) == 1 else 'ranks'} {', '.join(map(str, changed))} changed speed"
+            if changed
+            else f"rank {slowest} is the slowest"
+        )
         return self.decision(step, f"{which}; a step becomes {gain:.0%} quicker")
 
     def _probe(self, step: int) -> Decision | None:

@@ -95,7 +95,7 @@ def test_decision_says_who_changed() -> None:
         if decision:
             told.append(decision)
     assert len(told) == 1
-    assert told[0].reason.startswith("ranks 2 changed speed")
+    assert told[0].reason.startswith("rank 2 changed speed")
     assert told[0].speeds == pytest.approx(slow)
     assert told[0].shares == balancer.shares
 
