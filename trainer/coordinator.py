@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -53,9 +54,10 @@ class Coordinator:
     async def start(self, preferred_port: int) -> int:
         """Listen on ``preferred_port`` if it is free, else on any, and return the port."""
         try:
-            self._server = await asyncio.start_server(self._serve, port=preferred_port, limit=MAX_LINE_BYTES)
+            listening = _listen(preferred_port)
         except OSError:
-            self._server = await asyncio.start_server(self._serve, port=0, limit=MAX_LINE_BYTES)
+            listening = _listen(0)
+        self._server = await asyncio.start_server(self._serve, sock=listening, limit=MAX_LINE_BYTES)
         return int(self._server.sockets[0].getsockname()[1])
 
     async def close(self) -> None:
@@ -172,6 +174,13 @@ class Coordinator:
         for rank, message in outgoing:
             if rank in self._peers:
                 self._peers[rank].writer.write(json.dumps(message).encode() + b"\n")
+
+
+def _listen(port: int) -> socket.socket:
+    """Open one socket for both families: two sockets would get two different ports where any port will do."""
+    if socket.has_dualstack_ipv6():
+        return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
+    return socket.create_server(("", port))
 
 
 def _decode(line: bytes) -> Mapping[str, Any]:
