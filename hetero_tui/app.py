@@ -73,14 +73,19 @@ class HeteroApp(App[int]):
         *,
         start: Literal["checklist", "monitor"] = "checklist",
         auto_launch: bool = False,
+        run_ends_with_app: bool = False,
         readonly: bool = False,
         ascii_only: bool = False,
     ) -> None:
-        """``auto_launch`` goes on to the monitor by itself when no check fails; ``readonly`` changes nothing."""
+        """``auto_launch`` goes on to the monitor by itself when no check fails; ``readonly`` changes nothing.
+
+        ``run_ends_with_app`` only changes what the person is told when quitting: the demo's hosts go with the app.
+        """
         self.ascii_only = ascii_only
         super().__init__()
         self.session = session
         self.readonly = readonly
+        self._run_ends_with_app = run_ends_with_app
         self.control = RunControl(self)
         self._contact = Contact(self)
         self._start = start
@@ -294,7 +299,7 @@ class HeteroApp(App[int]):
         if not (launching or self.control.active):
             self.work(self._leave(), "leave")
             return
-        self._quit_question = quit_question(launching=launching)
+        self._quit_question = quit_question(launching=launching, run_ends_with_app=self._run_ends_with_app)
         self.push_screen(self._quit_question, lambda yes: self.work(self._leave(), "leave") if yes else None)
 
     async def _leave(self) -> None:

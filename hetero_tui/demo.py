@@ -56,7 +56,7 @@ async def _on_screen(*, ascii_only: bool) -> int:
     from hetero_tui.app import HeteroApp
 
     async with demo_session() as session:
-        app = HeteroApp(session, auto_launch=True, ascii_only=ascii_only)
+        app = HeteroApp(session, auto_launch=True, run_ends_with_app=True, ascii_only=ascii_only)
         await app.run_async()
         return exit_codes.FAILED if app.return_code else exit_codes.OK
 

@@ -68,10 +68,12 @@ def launch_anyway_question(failing: Place) -> Confirm:
     return Confirm("Launch although a check fails?", text, yes="Launch anyway", danger=True)
 
 
-def quit_question(*, launching: bool) -> Confirm:
+def quit_question(*, launching: bool, run_ends_with_app: bool) -> Confirm:
     """Say what goes on without this program."""
     text = "Training goes on without this program. Run hetero-tui again to reattach."
-    if launching:
+    if run_ends_with_app:
+        text = "The demo's hosts live inside this program: they and the training end with it."
+    elif launching:
         text = "The launch is not finished. What was started stays on the hosts; run hetero-tui again to find it."
     return Confirm("Quit hetero-tui?", text, yes="Quit", no="Stay")
 
