@@ -380,7 +380,7 @@ class ClusterSession:
         for host in self._inventory.hosts:
             try:
                 runtimes[host.name] = await self._hosts.runtime(host.name)
-            except ConnectError as error:
+            except RemoteError as error:
                 unreachable[host.name] = error.message
         return runtimes, unreachable
 

@@ -97,7 +97,11 @@ class SessionProtocol(Protocol):
         ...
 
     async def follow(self) -> None:
-        """Feed the store from the hosts' logs until the run has ended everywhere; reconnects by itself."""
+        """Feed the store from the hosts' logs until the run has ended everywhere; reconnects by itself.
+
+        Then the run's checkpoints come home and it is removed from the hosts. What cannot come home stays there, and
+        the store is told why.
+        """
         ...
 
     async def control(self, message: Mapping[str, object], hosts: frozenset[str] | None = None) -> None:
@@ -105,9 +109,10 @@ class SessionProtocol(Protocol):
         ...
 
     async def stop(self, report: Callable[[LaunchProgress], None]) -> None:
-        """End exactly this run on every host.
+        """End exactly this run on every host, bring its checkpoints home and remove it there.
 
         Raises:
+            ResultsError: its results could not be brought home from some hosts; there it has ended and stays.
             RemoteError: some hosts could not be reached; running it again finishes the job.
         """
         ...

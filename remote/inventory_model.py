@@ -111,7 +111,7 @@ class Training(Model):
     data_dir: str = ""
     """Folder with the data set on every host."""
     checkpoint_dir: str = ""
-    """Folder on every host for checkpoints; they go with the container, or the run's folder, when left out."""
+    """Folder on every host where checkpoints stay; when left out, the newest comes home to the run's folder."""
     resume: bool = False
     """Go on from the newest good checkpoint in ``checkpoint_dir``."""
     checkpoint_every: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0

@@ -205,7 +205,10 @@ def _folders(parts: Parts) -> Iterator[Mistake]:
 
 def _resume(parts: Parts) -> Iterator[Mistake]:
     if parts.training is not None and parts.training.resume and not parts.training.checkpoint_dir:
-        yield Mistake(("training", "resume"), "needs checkpoint_dir, the folder on every host with the checkpoints")
+        yield Mistake(
+            ("training", "resume"),
+            "needs checkpoint_dir, the folder on every host with the checkpoints; without one: hetero-tui up --resume",
+        )
 
 
 def _network(parts: Parts) -> Iterator[Mistake]:

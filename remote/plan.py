@@ -185,7 +185,9 @@ def _notes(
     for machine in _shared_machines(hosts, facts):
         notes.append(f"{' and '.join(machine)} are one machine; their ranks share its CPUs")
     if inventory.needs_docker and not inventory.training.checkpoint_dir:
-        notes.append("checkpoints stay in the containers; set training.checkpoint_dir to keep them on the hosts")
+        notes.append(
+            "the newest checkpoint comes home when the run ends; training.checkpoint_dir keeps them on the hosts"
+        )
     return notes
 
 

@@ -183,7 +183,7 @@ async def bring_home(
         try:
             async with asyncio.timeout(grace + ANSWER_TIMEOUT):
                 state = await runtime.inspect(run_id)
-                if state.state is State.RUNNING and not discard:
+                if state.state is State.RUNNING:
                     report(LaunchProgress(host, "ending"))
                     await runtime.end(run_id, grace=grace)
                     state = await runtime.inspect(run_id)

@@ -13,7 +13,7 @@ from remote.checkpoints import newest_complete, newest_good, step_of
 from remote.errors import ConnectionDropped, ResultsError
 from remote.inventory import parse_inventory
 from remote.progress import LaunchProgress
-from remote.results import Archive, Source, bring_home, fetch_output
+from remote.results import Archive, HomeReport, Source, bring_home, fetch_output
 from remote.resume import choose_resume, resuming
 from remote.run_dir import Ended, RunDir
 from remote.run_end import write_end
@@ -128,7 +128,7 @@ class Host:
         self.state = State.MISSING
 
 
-async def end_of(host: Host, folder: Path, *, discard: bool = False) -> tuple[object, Reports]:
+async def end_of(host: Host, folder: Path, *, discard: bool = False) -> tuple[HomeReport, Reports]:
     reports = Reports()
     home = await bring_home(RUN, {"gpu-box": host}, folder, reports, discard=discard)  # type: ignore[dict-item]
     return home, reports
@@ -147,13 +147,14 @@ async def test_a_run_whose_results_do_not_come_home_is_kept(tmp_path: Path, erro
     home, reports = await end_of(host, tmp_path)
     assert host.asked == ["end", "fetch"]
     assert reports.phases("gpu-box") == ["ending", "kept"]
-    assert "gpu-box" in getattr(home, "kept", {})
+    assert list(home.kept) == ["gpu-box"]
 
 
 async def test_discard_removes_without_fetching(tmp_path: Path) -> None:
     host = Host(ResultsError("never asked"))
-    await end_of(host, tmp_path, discard=True)
-    assert host.asked == ["stop"]
+    home, _ = await end_of(host, tmp_path, discard=True)
+    assert host.asked == ["end", "stop"]
+    assert home.states["gpu-box"].state is State.EXITED
 
 
 @pytest.mark.parametrize("state", [State.MISSING, State.CREATED])
@@ -219,8 +220,6 @@ def test_a_lasting_folder_on_the_hosts_is_gone_on_from_there(tmp_path: Path) -> 
 
 
 def test_how_a_run_ended_is_kept_when_it_is_asked_again(tmp_path: Path) -> None:
-    from remote.results import HomeReport
-
     run_dir = RunDir.create(tmp_path, "home", RUN)
     exited = HostRunState("a", RUN, State.EXITED, 0)
     write_end(run_dir, HomeReport({"a": exited, "b": exited}, {}, {"b": "disk full"}))

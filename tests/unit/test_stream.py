@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 
 from remote.errors import ConnectionDropped, EngineError, HostKeyChanged, HostUnreachable, LoginRefused
 from remote.plan_model import HostPlan
-from remote.runtime import HostRunState, LogLine, State
+from remote.progress import LaunchProgress
+from remote.runtime import FetchReport, HostRunState, LogLine, State, StoredCheckpoint
 from remote.stream import Backoff, LinkChange, follow
 
 RUN = "run"
@@ -63,6 +65,17 @@ class ScriptedRuntime:
         raise NotImplementedError
 
     async def control(self, run_id: str, message: Mapping[str, object]) -> None:
+        raise NotImplementedError
+
+    async def place(self, run_id: str, checkpoint: StoredCheckpoint, report: Callable[[LaunchProgress], None]) -> None:
+        raise NotImplementedError
+
+    async def end(self, run_id: str, *, grace: float = 10.0) -> None:
+        raise NotImplementedError
+
+    async def fetch(
+        self, run_id: str, folder: Path, report: Callable[[LaunchProgress], None], *, everything: bool = False
+    ) -> FetchReport:
         raise NotImplementedError
 
     async def stop(self, run_id: str, *, grace: float = 10.0) -> None:
