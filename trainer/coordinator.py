@@ -25,6 +25,7 @@ BEAT_SECONDS: Final = 0.25
 TICK_SECONDS: Final = 0.05
 START_TIMEOUT_SECONDS: Final = 600.0
 REFORM_TIMEOUT_SECONDS: Final = 300.0
+PATIENT_SECONDS: Final = 30.0
 ALONE_SECONDS: Final = 3.0
 """Without any connected rank for so long a run that had begun is over, once its own host's ranks have ended."""
 
@@ -81,8 +82,9 @@ class Coordinator:
                 for peer in self._peers.values():
                     peer.last_heard = now
             last_tick = now
+            patience = self._patience()
             for peer in list(self._peers.values()):
-                if now - peer.last_heard > self._heartbeat_timeout:
+                if now - peer.last_heard > patience:
                     self._drop(peer, f"no sign of life for {now - peer.last_heard:.1f} s")
             if now - last_beat >= BEAT_SECONDS:
                 last_beat = now
@@ -92,6 +94,16 @@ class Coordinator:
             waiting_since = waiting_since if waiting else now
             self._check_patience(now - waiting_since)
             self._check_ended()
+
+    def _patience(self) -> float:
+        """Return the seconds of silence that mean death: long where a mistake would cost the run, not a moment.
+
+        While ranks load and measure themselves a busy machine can keep Python's threads waiting, and without elastic
+        there is no way back. A closed connection is noticed at once in any case.
+        """
+        if self.roster.elastic and self.roster.generation >= 0:
+            return self._heartbeat_timeout
+        return max(self._heartbeat_timeout, PATIENT_SECONDS)
 
     def _check_patience(self, waited: float) -> None:
         first = self.roster.generation < 0

@@ -70,7 +70,8 @@ async def test_two_ranks_form_and_one_that_closes_is_noticed_at_once() -> None:
 async def test_a_silent_rank_is_dropped_after_the_heartbeat_timeout() -> None:
     async with serving(Roster(1, elastic=True), heartbeat_timeout=0.6) as (coordinator, port):
         with socket.create_connection(("127.0.0.1", port)) as silent:
-            silent.sendall(json.dumps({"type": "hello", "rank": 0, "run": "run"}).encode() + b"\n")
+            for message in ({"type": "hello", "rank": 0, "run": "run"}, {"type": "ready", "step": 0, "card": {}}):
+                silent.sendall(json.dumps(message).encode() + b"\n")
             silent.settimeout(0.1)
             began = asyncio.get_running_loop().time()
             while coordinator.roster.why_missing(0) in ("never connected", "connected, not ready"):
