@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -212,12 +213,21 @@ def _run(command: Coroutine[Any, Any, int]) -> int:
         return exit_codes.INTERRUPTED
 
 
+def _file_first(words: Sequence[str]) -> list[str]:
+    """Return the command line with ``--resume cluster.toml`` the other way round: no file is the id of a run."""
+    ordered = list(words)
+    for at, (word, behind) in enumerate(pairwise(words)):
+        if word == "--resume" and behind.endswith(".toml"):
+            ordered[at : at + 2] = [behind, word]
+    return ordered
+
+
 def main() -> None:
     """Entry point of the ``hetero-tui`` command. Ends the process with one of ``exit_codes``."""
     from remote.errors import RemoteError, UserError
 
     try:
-        result = app(exit_on_error=False, print_error=True, result_action="return_value")
+        result = app(_file_first(sys.argv[1:]), exit_on_error=False, print_error=True, result_action="return_value")
     except CycloptsError:
         sys.exit(exit_codes.USAGE)  # cyclopts has printed what is wrong and the nearest option
     except UserError as error:

@@ -47,6 +47,10 @@ def test_every_command_explains_itself(command: str) -> None:
         (["check", "cluster.toml", "--jsn"], "--json"),
         (["no-such-file.toml"], "no-such-file.toml"),
         (["check", "no-such-file.toml"], "no-such-file.toml"),
+        (["up", "no-such-file.toml", "--resume"], "no such file"),
+        (["up", "--resume", "no-such-file.toml"], "no such file"),
+        (["up", "--resume", "20260101-000000-abcd", "no-such-file.toml"], "at most 1 element"),
+        (["up", "no-such-file.toml", "--resume", "20260101-000000-abcd", "--json"], "no such file"),
     ],
 )
 def test_a_mistake_in_the_call_exits_2(arguments: list[str], said: str) -> None:
