@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,6 +28,7 @@ class Client:
         """Write the cluster file: ``text``, or one with these keys in its table ``training``."""
         self.rig = rig
         self.folder = folder
+        self._process: subprocess.Popen[str] | None = None
         self.cluster = write_cluster(folder, text or cluster_toml(rig, training))
 
     def _command(self, name: str, *options: str) -> list[str]:
@@ -71,31 +72,37 @@ class Client:
                 stderr=log,
                 text=True,
             )
+        self._process = process
         try:
             yield process
         finally:
             if process.poll() is None:
                 process.kill()
             process.wait(timeout=10)
+            self._process = None
 
     def log(self) -> str:
         """Return what the command started last has printed."""
         return (self.folder / "client.log").read_text()[-4000:]
 
-    def wait_said(self, text: str, *, timeout: float = 60.0) -> None:
+    def wait_said(self, text: str, *, timeout: float = 90.0) -> None:
         """Wait until the command started last has printed ``text``."""
-        wait_for(lambda: text in self.log(), f"{text!r} on the client's output", timeout=timeout, detail=self.log)
+        self._wait(lambda: text in self.log(), f"{text!r} on the client's output", timeout)
 
     def wait_steps(self, host: str, count: int, *, timeout: float = 90.0) -> None:
         """Wait until the rank on a host has made ``count`` steps more than now."""
         before = len(self.steps(host))
-        wait_for(
-            lambda: len(self.steps(host)) >= before + count,
-            f"{count} steps on {host}",
-            timeout=timeout,
-            interval=0.3,  # asking costs the cores that train
-            detail=self.log,
-        )
+        self._wait(lambda: len(self.steps(host)) >= before + count, f"{count} steps on {host}", timeout)
+
+    def _wait(self, condition: Callable[[], bool], what: str, timeout: float) -> None:
+        """Wait for a condition, but no longer than the command started last runs."""
+
+        def settled() -> bool:
+            return condition() or (self._process is not None and self._process.poll() is not None)
+
+        # Asking costs the cores that train.
+        wait_for(settled, what, timeout=timeout, interval=0.3, detail=self.log)
+        assert condition(), f"the client ended before {what}:\n{self.log()}"
 
     def containers(self) -> list[list[str]]:
         """Return the names of all containers, host by host."""

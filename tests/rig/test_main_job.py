@@ -9,6 +9,7 @@ import pytest
 
 from tests.rig.client import Client
 from tests.rig.hosts import Rig
+from tests.rig.machine import wait_for
 from trainer.events import Hello
 
 pytestmark = pytest.mark.rig
@@ -36,15 +37,14 @@ def test_the_checklist_is_green_and_the_plan_readable(rig: Rig, tmp_path: Path) 
 
 def test_three_containers_train_and_the_loss_falls(rig: Rig, tmp_path: Path) -> None:
     epochs, samples, global_batch = 2, 1920, 96
-    client = Client(rig, tmp_path, epochs=epochs, samples=samples, global_batch=global_batch)
-    result = client.document("up", timeout=180)
     count = epochs * samples // global_batch
-    assert (result["state"], result["steps"], result["simulated"]) == ("finished", count, False)
-    assert result["loss"] < result["first_loss"]
-    assert [rank["host"] for rank in result["ranks"]] == ["h1", "h2", "h3"]
-    assert all(rank["samples_per_second"] > 0 for rank in result["ranks"])
-    assert [(host["state"], host["exit_code"]) for host in result["hosts"]] == [("exited", 0)] * 3
-    assert result["lost_lines"] == 0
+    client = Client(rig, tmp_path, epochs=epochs, samples=samples, global_batch=global_batch)
+    run = client.document("up", "--detach", timeout=180)["run"]
+
+    def ended() -> bool:
+        return all(host.docker("ps", "--quiet") == "" for host in rig.hosts)
+
+    wait_for(ended, "the end of the training", timeout=120, interval=0.3)
 
     # What the containers themselves wrote, read past everything this program does with it.
     steps = {host.name: client.steps(host.name) for host in rig.hosts}
@@ -60,9 +60,15 @@ def test_three_containers_train_and_the_loss_falls(rig: Rig, tmp_path: Path) -> 
     losses = [step.loss for step in steps["h1"]]
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
 
-    assert client.document("stop")["stopped"] == [result["run"]]
-    assert client.containers() == _NOTHING
-    assert any((tmp_path / result["folder"]).iterdir()), "the results outlive the containers"
+    result = client.document("watch")
+    assert (result["run"], result["state"], result["steps"], result["simulated"]) == (run, "finished", count, False)
+    assert result["loss"] < result["first_loss"]
+    assert [rank["host"] for rank in result["ranks"]] == ["h1", "h2", "h3"]
+    assert all(rank["samples_per_second"] > 0 for rank in result["ranks"])
+    assert result["lost_lines"] == 0
+    assert result["checkpoints"], "the results are brought home"
+    assert all((tmp_path / path).stat().st_size > 0 for path in result["checkpoints"])
+    assert client.containers() == _NOTHING, "and nothing stays on the hosts"
 
 
 def test_a_killed_client_changes_nothing_and_another_takes_over(rig: Rig, tmp_path: Path) -> None:
