@@ -288,7 +288,7 @@ class ClusterSession:
         if not self._readonly:
             runtimes, unreachable = await self._reachable_runtimes()
             planned = {host.host: runtimes[host.host] for host in plan.hosts if host.host in runtimes}
-            await self._bring_home(plan.run_id, planned, unreachable, report)
+            await self._bring_home(plan.run_id, planned, unreachable, report, may_end=False)
 
     @property
     def newest_stored_run(self) -> str:
@@ -392,6 +392,7 @@ class ClusterSession:
         report: Callable[[LaunchProgress], None],
         *,
         discard: bool = False,
+        may_end: bool = True,
     ) -> HomeReport:
         """Bring a run home from the hosts that answer, and write down how it ended."""
 
@@ -404,14 +405,15 @@ class ClusterSession:
         run_dir = self._run_dir if self._run_dir and self._run_dir.run_id == run_id else None
         stored = run_dir or stored_run(self._experiments, self._inventory.cluster.name, run_id)
         following = self._is_following and run_dir is not None
+        unread = None if stored is None or following or discard else stored.positions()
 
         async def ended(name: str, runtime: HostRuntime) -> None:
-            if stored is not None and not following:
-                await append_rest(stored, name, runtime)
+            if stored is not None and unread is not None:
+                await append_rest(stored, name, runtime, unread.get(name, ""))
 
         folder = RunDir.folder(self._experiments, self._inventory.cluster.name, run_id)
         async with self._bringing_home:
-            home = await bring_home(run_id, runtimes, folder, noted, discard=discard, ended=ended)
+            home = await bring_home(run_id, runtimes, folder, noted, discard=discard, may_end=may_end, ended=ended)
             home.unreachable.update(unreachable)
             if stored is not None:
                 write_end(stored, home)

@@ -169,6 +169,7 @@ async def launch_and_follow(session: ClusterSession, *, as_json: bool, detach: b
         await session.launch(say_progress)
         _say(f"run {session.run_id} · kept in {session.run_folder}")
         if detach:
+            _say("hetero-tui watch follows it; watch or stop brings its results home when it has ended")
             if as_json:
                 _print_json({"schema": report.SCHEMA, "run": session.run_id})
             return exit_codes.OK

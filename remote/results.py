@@ -163,6 +163,7 @@ async def bring_home(
     report: Report,
     *,
     discard: bool = False,
+    may_end: bool = True,
     grace: float = END_GRACE,
     ended: Callable[[str, HostRuntime], Awaitable[None]] | None = None,
 ) -> HomeReport:
@@ -174,6 +175,7 @@ async def bring_home(
         folder: the run's folder on this machine.
         report: told of each host's progress.
         discard: remove without bringing anything home.
+        may_end: with False, a host where it still runs is left alone.
         grace: seconds for the ranks to end by themselves.
         ended: called for each host between the end and the removal, for example to read the rest of its log.
     """
@@ -183,6 +185,10 @@ async def bring_home(
         try:
             async with asyncio.timeout(grace + ANSWER_TIMEOUT):
                 state = await runtime.inspect(run_id)
+                if state.state is State.RUNNING and not may_end:
+                    home.kept[host] = "it still runs there"
+                    report(LaunchProgress(host, "kept", home.kept[host]))
+                    return
                 if state.state is State.RUNNING:
                     report(LaunchProgress(host, "ending"))
                     await runtime.end(run_id, grace=grace)

@@ -17,13 +17,12 @@ def stored_run(experiments: Path, cluster: str, run_id: str) -> RunDir | None:
     return RunDir(path) if path.is_dir() else None
 
 
-async def append_rest(run_dir: RunDir, host: str, runtime: HostRuntime) -> None:
-    """Keep the lines of a host's log that nobody has read yet.
+async def append_rest(run_dir: RunDir, host: str, runtime: HostRuntime, position: str) -> None:
+    """Keep the lines of a host's log behind a position, which nobody has read yet.
 
     Raises:
         RemoteError: the log could not be read.
     """
-    position = run_dir.positions().get(host, "")
     async with closing(runtime.logs(run_dir.run_id, position, follow=False)) as batches:
         async for lines in batches:
             try:

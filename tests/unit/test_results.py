@@ -157,6 +157,13 @@ async def test_discard_removes_without_fetching(tmp_path: Path) -> None:
     assert home.states["gpu-box"].state is State.EXITED
 
 
+async def test_who_only_watches_ends_nothing(tmp_path: Path) -> None:
+    host = Host(ResultsError("never asked"))
+    home = await bring_home(RUN, {"gpu-box": host}, tmp_path, Reports(), may_end=False)  # type: ignore[dict-item]
+    assert host.asked == []
+    assert home.kept == {"gpu-box": "it still runs there"}
+
+
 @pytest.mark.parametrize("state", [State.MISSING, State.CREATED])
 async def test_what_never_ran_is_not_asked_for_results(tmp_path: Path, state: State) -> None:
     host = Host(ResultsError("never asked"), state)
