@@ -29,7 +29,8 @@ def test_processes_on_hosts_without_an_engine_train_and_leave_nothing(rig: Rig, 
     assert (result["state"], result["steps"]) == ("finished", 20)
     assert all(rank["samples_per_second"] > 0 for rank in result["ranks"])
     assert result["loss"] < result["first_loss"]
-    assert client.document("stop")["stopped"] == [result["run"]]
+    assert [(tmp_path / path).name for path in result["checkpoints"]] == ["step-00000020.pt"]
+    assert client.document("stop")["stopped"] == [], "the end of the run left nothing on the hosts"
     assert _agents(rig) == ["", "", ""]
 
 
