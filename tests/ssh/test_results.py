@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import os
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -105,6 +106,32 @@ async def test_stop_brings_the_last_checkpoint_home(command_line: CommandLine) -
     assert saved[-1] == found.step
     watched = await command_line.run("watch", "--json", "--run", run)
     assert watched.document["state"] == "stopped"
+
+
+async def test_a_run_that_fails_leaves_its_last_checkpoint_and_nothing_else(command_line: CommandLine) -> None:
+    command_line.write_cluster(epochs=400, checkpoint_every=2, elastic=False)
+    client = await command_line.start("up", "--json", "--skip-checks")
+    await line_with(client.stderr, "training · step")
+    slow = str(next(host.home for host in command_line.hosts.hosts if host.name == "slow"))
+    for each in Path("/proc").glob("[0-9]*"):
+        if b"trainer.rank" in _read(each / "cmdline") and slow.encode() in _read(each / "environ"):
+            os.kill(int(each.name), signal.SIGKILL)
+    out, err = await client.communicate()
+    assert client.returncode == 1, err.decode()
+    result = json.loads(out)
+    assert result["state"] == "failed"
+    assert result["failures"]
+    assert only_checkpoint(command_line.folder / result["folder"]).name == Path(result["checkpoints"][0]).name
+    assert any(host["exit_code"] for host in result["hosts"])
+    assert run_folders(command_line) == []
+    assert command_line.processes_left() == []
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:  # ended meanwhile
+        return b""
 
 
 async def test_what_cannot_be_brought_home_stays_until_it_is_given_up(command_line: CommandLine) -> None:
