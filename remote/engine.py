@@ -178,6 +178,13 @@ class Engine:
         """
         await self._change(f"docker tag {image} {repository}:{tag}", lambda: self._sdk.tag(image, repository, tag))
 
+    async def is_image_used(self, image: str) -> bool:
+        """Whether any container, running or not, was made from an image or one that is built on it."""
+        wanted = {"ancestor": [image]}
+        return bool(
+            await self._ask(f"docker ps -a of {image}", lambda: self.client.containers(all=True, filters=wanted))
+        )
+
     async def remove_image(self, ref: str) -> bool:
         """Take a name from an image, and remove the image when it was its last and no container uses it.
 

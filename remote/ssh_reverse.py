@@ -65,7 +65,7 @@ async def serve_reverse(login: Login, handler: StreamHandler, port: int) -> Asyn
         listener = await login.connection.start_server(
             lambda _host, _port: accept, LOOPBACK, port, encoding=None, window=WINDOW
         )
-    except (asyncssh.Error, OSError) as error:
+    except (asyncssh.Error, asyncssh.ChannelListenError, OSError) as error:  # the second is no asyncssh.Error
         if login.connection.is_closed():
             raise login.dropped("asking for a port to be forwarded back") from error
         raise ForwardingRefused(

@@ -51,11 +51,12 @@ _WAIT: Final = r"""
 while [ -d "$1" ] && [ ! -s "$1/status" ]; do sleep 0.1; done
 [ -d "$1" ] || exit 3
 printf '%s\n' "$(cat "$1/status")"; tail -c 20000 "$1/error"; echo; echo @@said; tail -c 100000 "$1/said" 2>/dev/null
+kill -s KILL -- "-$(cat "$1/pid")" 2>/dev/null
 rm -rf "$1"
 """
 _STOP: Final = r"""
 case "$1" in /tmp/hetero-tui-pull-*) ;; *) exit 64 ;; esac
-[ ! -s "$1/pid" ] || kill -TERM -- "-$(cat "$1/pid")" 2>/dev/null
+[ ! -s "$1/pid" ] || kill -s TERM -- "-$(cat "$1/pid")" 2>/dev/null
 rm -rf "$1"
 """
 

@@ -54,6 +54,8 @@ class Registry:
     repository: str = field(default_factory=lambda: f"hetero-tui-{secrets.token_hex(16)}")
     connections: int = 0
     """How many were ever made: none means that the engine does not reach this loopback."""
+    closed: bool = False
+    """Hangs up on everybody: nothing more can be completed with what comes from here."""
     _manifest: bytes = field(init=False)
     _blobs: dict[str, int] = field(init=False)
 
@@ -85,6 +87,8 @@ class Registry:
                 return
             if not isinstance(event, h11.Request):
                 continue
+            if self.closed:
+                return
             await self._answer(connection, stream, event, served)
             if connection.our_state is not h11.DONE:
                 return
@@ -152,6 +156,8 @@ class Registry:
                 file.seek(first)
                 left = last - first + 1
                 while left > 0:
+                    if self.closed:
+                        raise ConnectionDropped("the transfer was given up")
                     piece = file.read(min(CHUNK, left))
                     if not piece:
                         raise ConnectionDropped(f"the layer {digest[:19]} was removed from this machine meanwhile")

@@ -32,6 +32,8 @@ Report = Callable[[ImageProgress], None]
 LOAD_AT_MOST: Final = 64 << 20
 """Bytes that rather go as one archive than through the registry: little is lost when they must be sent again."""
 REPORT_SECONDS: Final = 0.2
+FINISH_SECONDS: Final = 30.0
+"""How long an engine that was given up may take to unpack what it has."""
 INCOMING: Final = "hetero-tui/incoming"
 
 
@@ -174,15 +176,27 @@ class Delivery:
                 else:
                     return
         except BaseException as error:
+            tunnel.registry.closed = True
             if not isinstance(error, EngineError):
-                await asyncio.shield(self._abandon(pull))
+                await asyncio.shield(self._abandon(pull, image))
             raise
 
-    async def _abandon(self, pull: DetachedPull) -> None:
-        """End the pull on the host. Where the host is gone it ends by itself: the engine finds no registry."""
+    async def _abandon(self, pull: DetachedPull, image: str) -> None:
+        """End the pull on the host. Where the host is gone it ends by itself: the engine finds no registry.
+
+        An engine that has every byte does not stop: it unpacks them and names the image, so that is waited for.
+        """
+        complete = self._meter.done >= sum(self._meter.totals.values())
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(FINISH_SECONDS):
                 await pull.stop(await self.places.connected(self.host))
+                engine = await self.places.engine(self.host)
+                while complete:
+                    self._tell("unpacking", "given up: what has arrived is removed")
+                    if await engine.image(image) is not None:
+                        await engine.remove_image(image)
+                        return
+                    await asyncio.sleep(REPORT_SECONDS)
         except (RemoteError, TimeoutError):
             return
 

@@ -174,10 +174,12 @@ class ImageService:
 
     async def _remove(self, image: PlacedImage) -> Removed:
         engine = await self._places.engine(image.host)
-        now = await engine.image(image.ref)
         try:
-            if now is not None and now.id == image.image_id and not await engine.remove_image(image.ref):
+            if await engine.is_image_used(image.image_id):
                 return Removed(image, "a container uses it")
+            now = await engine.image(image.ref)
+            if now is not None and now.id == image.image_id:
+                await engine.remove_image(image.ref)
             if not await engine.remove_image(":".join(mark_of(image.ref))):
                 return Removed(image, "a container uses it")
         except RemoteError as error:
