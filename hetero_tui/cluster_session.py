@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -35,6 +35,8 @@ from remote.run_end import append_rest, not_home, stored_run, write_end
 from remote.runtime import HostRunState, HostRuntime, State
 from remote.stream import follow
 
+LOST_SECONDS: Final = 30.0
+"""How long a lost host may take to come back after the run has ended on all others."""
 IMAGE_CHECKS: Final = frozenset({"image", "same-image"})
 
 
@@ -278,9 +280,7 @@ class ClusterSession:
             positions = run_dir.positions()
             self._is_following = True
             try:
-                await asyncio.gather(
-                    *(self._follow_host(host.host, positions.get(host.host, "")) for host in plan.hosts)
-                )
+                await self._follow_hosts([host.host for host in plan.hosts], positions)
             finally:
                 self._is_following = False
         elif not self.kept:
@@ -306,6 +306,26 @@ class ClusterSession:
         """Hosts where the ended run stays because its results could not be brought home, with the reason."""
         ended = self._run_dir.read_ended() if self._run_dir else None
         return ended.kept if ended else {}
+
+    async def _follow_hosts(self, names: Sequence[str], positions: Mapping[str, str]) -> None:
+        """Follow every host to its end; a lost host is given up once the ranks on all others have ended without it."""
+        following = {name: asyncio.create_task(self._follow_host(name, positions.get(name, ""))) for name in names}
+        pending = set(following.values())
+        try:
+            while pending:
+                patience = LOST_SECONDS if len(pending) < len(following) else None
+                done, pending = await asyncio.wait(pending, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
+                waited_for = [name for name, task in following.items() if task in pending]
+                if not done and all(self.hosts[name].phase != "connected" for name in waited_for):
+                    for name in waited_for:
+                        self._store.note("given up: the run has ended everywhere else", "error", host=name)
+                    return
+        finally:
+            for task in following.values():
+                task.cancel()
+            await asyncio.gather(*following.values(), return_exceptions=True)
 
     async def _follow_host(self, name: str, after: str) -> None:
         _, run_dir = self._running()

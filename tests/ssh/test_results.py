@@ -134,6 +134,21 @@ def _read(path: Path) -> bytes:
         return b""
 
 
+async def test_a_host_that_is_gone_does_not_keep_the_others_results(command_line: CommandLine) -> None:
+    """The other hosts hold the checkpoint; the one that is gone is named, and nobody waits for it for ever."""
+    client = await command_line.start("up", "--json", "--skip-checks")
+    await line_with(client.stderr, "slow go")
+    await command_line.hosts["slow"].stop()
+    async with asyncio.timeout(150):
+        out, err = await client.communicate()
+    assert client.returncode == 1, err.decode()
+    result = json.loads(out)
+    assert list(result["kept_on_hosts"]) == ["slow"]
+    assert b"so it stays on slow: " in err
+    only_checkpoint(command_line.folder / result["folder"])
+    assert [path.parts[-5] for path in run_folders(command_line)] == ["slow"]
+
+
 async def test_what_cannot_be_brought_home_stays_until_it_is_given_up(command_line: CommandLine) -> None:
     """The disk of the master refuses: the run ends but stays on its host, and says what to do."""
     command_line.write_cluster(epochs=40)
