@@ -343,7 +343,7 @@ async def _relay(runner: SshRunner, path: str, local: Path) -> AsyncIterator[Non
         tasks.add(task)
         try:
             await carry(reader, writer)
-        except (EngineError, CommandFailed, ConnectionError):
+        except (EngineError, CommandFailed, ConnectionError, asyncio.CancelledError):
             writer.close()  # the client at this end sees the connection close, as it would with the engine itself
         finally:
             tasks.discard(task)

@@ -132,7 +132,7 @@ def _choose(
         case "registry":
             return _registry(state, f"image.method is registry{replaced}")
         case "build":
-            if source is not None and not on_each:
+            if builder and source is not None and not on_each:
                 return _send(state, source, sources, replaced)
             return _build(state, builder, f"image.method is build{replaced}")
         case "send":
