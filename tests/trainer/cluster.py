@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -54,8 +55,7 @@ class Cluster:
     ) -> None:
         """Start one agent for each number of ranks in ``layout``; ``speeds`` are simulated samples/s of each host."""
         world_size = sum(layout)
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
+        port = _free_port()
         first = 0
         for number, ranks in enumerate(layout):
             control, output = self._folder / f"control{number}", self._folder / f"output{number}"
@@ -117,13 +117,13 @@ class Cluster:
             if isinstance(event, event_type) and rank in (None, event.rank)
         ]
 
-    def wait_for(self, condition: Callable[[], bool], timeout: float = 60.0) -> None:
+    def wait_for(self, condition: Callable[[], bool], timeout: float = 120.0) -> None:
         """Wait until ``condition`` holds, or fail with everything that was said."""
         with self._changed:
             if not self._changed.wait_for(condition, timeout=timeout):
                 raise AssertionError(f"not within {timeout} s:\n{self.story()}")
 
-    def wait(self, timeout: float = 90.0) -> list[int]:
+    def wait(self, timeout: float = 180.0) -> list[int]:
         """Wait for the end of all agents and return their exit codes."""
         deadline = time.monotonic() + timeout
         codes = []
@@ -174,6 +174,18 @@ class Cluster:
         for host in self.hosts:
             if host.process.stdout is not None:
                 host.process.stdout.close()
+
+
+def _free_port() -> int:
+    """Return a port nobody listens on, from below those that the kernel gives to connections.
+
+    Between this look and the agent's start any connection of any program may be given a port of the kernel's own
+    choice, and the agent then says "address already in use".
+    """
+    while True:
+        port = random.randrange(10_000, 30_000)
+        with contextlib.suppress(OSError), socket.create_server(("", port)):
+            return port
 
 
 @contextlib.contextmanager

@@ -14,10 +14,16 @@ from trainer.events import Checkpoint, Done, Failed, Hello, Joined, Membership, 
 pytestmark = pytest.mark.slow
 
 OPTIONS = (
-    "--samples", "3000", "--global-batch", "60", "--epochs", "2", "--learning-rate", "0.001",
-    "--micro-batch", "20", "--check-every", "1",
+    "--samples", "3000", "--global-batch", "60", "--epochs", "2", "--optimizer", "sgd", "--learning-rate", "0.0001",
+    "--micro-batch", "20", "--check-every", "1", "--heartbeat-timeout", "10",
 )  # fmt: skip
 SPEEDS = (400.0, 300.0, 200.0)
+SLOW = 20.0
+"""Samples/s at which 100 steps take longer than a process needs to start again, however busy the machine is."""
+ROUNDING = 1e-5
+"""Shares change the order of float32 sums. At this learning rate training does not amplify that: another micro-batch
+alone changes no loss by more than 2e-7 of itself. A sample lost or done twice, or a momentum that was not healed,
+changes it by more than 1e-4."""
 
 
 def losses(run: Cluster) -> dict[int, float]:
@@ -43,11 +49,7 @@ def shares_sum(run: Cluster, step: int) -> int:
 
 
 def assert_same_curve(found: dict[int, float], expected: dict[int, float]) -> None:
-    """Shares change the order of float32 sums, which training amplifies; one wrong sample of 60 is far above that."""
-    assert {step: found[step] for step in range(40)} == pytest.approx(
-        {step: expected[step] for step in range(40)}, rel=1e-3
-    )
-    assert found == pytest.approx(expected, rel=0.02)
+    assert found == pytest.approx(expected, rel=ROUNDING)
 
 
 def undisturbed(folder: Path) -> dict[int, float]:
@@ -70,7 +72,11 @@ def test_a_killed_rank_costs_little_comes_back_and_leaves_no_trace_in_the_losses
         assert first.left == (victim,)
         assert first.members == tuple(rank for rank in range(3) if rank != victim)
         assert f"rank {victim} was lost" in first.reason
+        for rank in first.members:
+            run.send("simulate", hosts=[rank], samples_per_second=SLOW)
         run.wait_for(lambda: any(event.joined == (victim,) for event in run.of(Membership)))
+        for rank in first.members:
+            run.send("simulate", hosts=[rank], samples_per_second=SPEEDS[rank])
         assert len(run.of(Hello, victim)) == 2
         assert run.wait() == [0, 0, 0]
         assert not run.of(Failed)
@@ -104,18 +110,21 @@ def test_a_killed_rank_costs_the_survivors_less_than_200_ms(tmp_path: Path) -> N
 def test_a_stopped_rank_is_left_behind_and_catches_up(tmp_path: Path) -> None:
     expected = undisturbed(tmp_path / "alone")
     with cluster(tmp_path / "together") as run:
-        run.start([1, 1, 1], OPTIONS, speeds=SPEEDS)
+        run.start([1, 1, 1], [*OPTIONS, "--heartbeat-timeout", "3"], speeds=SPEEDS)
         run.wait_for(lambda: len(run.of(Step, 0)) >= 5)
-        before = time.time()
         run.kill(1, signal.SIGSTOP)
         run.wait_for(lambda: bool(run.of(Membership)))
         first = run.of(Membership)[0]
         assert first.members == (0, 2)
         assert "no sign of life" in first.reason
-        assert first.time - before < 2.5
-        run.wait_for(lambda: run.of(Step, 0)[-1].step >= 12)
+        behind = run.of(Step, 0)[-1].step
+        run.wait_for(lambda: run.of(Step, 0)[-1].step >= behind + 3)
+        for rank in first.members:
+            run.send("simulate", hosts=[rank], samples_per_second=SLOW)
         run.kill(1, signal.SIGCONT)
         run.wait_for(lambda: any(event.joined == (1,) for event in run.of(Membership)))
+        for rank in first.members:
+            run.send("simulate", hosts=[rank], samples_per_second=SPEEDS[rank])
         assert run.wait() == [0, 0, 0]
         assert len(run.of(Hello, 1)) == 1, "it must catch up in the same process"
         assert len(run.of(Joined, 1)) == 2
