@@ -27,6 +27,8 @@ UNREACHABLE_CLUSTER: Final = """
 name = "bench"
 [image]
 ref = "bench:1"
+[training]
+workload = "simple_cnn"
 [[hosts]]
 name = "first-frame-host"
 address = "127.0.0.1"

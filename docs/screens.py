@@ -25,6 +25,7 @@ async def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     async with asyncio.timeout(PATIENCE), demo_session() as session:
         app = HeteroApp(session, auto_launch=True)
+        app.theme = "textual-dark"
         async with app.run_test(size=SIZE) as pilot:
             await _until(pilot, lambda: isinstance(app.screen, ChecklistScreen) and len(session.results) > 40)
             _keep(app, "checklist")

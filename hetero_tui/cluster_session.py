@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from hetero_tui.ingest import Ingest
 from hetero_tui.session import CheckInfo, ConfirmHostKey, HostStatus, LaunchProgress
@@ -21,11 +23,8 @@ from remote.checks.run import run_checks, summarize
 from remote.claim import refuse_if_occupied, signed, this_master
 from remote.errors import ConnectError, RemoteError, UserError
 from remote.facts import Facts
-from remote.hosts import Hosts
 from remote.images.model import ImagePlan, ImageProgress
-from remote.images.service import ImageService, PlacedImage, Removed
 from remote.inventory import Inventory
-from remote.known_hosts import KnownHosts
 from remote.launch import launch, send
 from remote.plan import LaunchPlan, make_plan
 from remote.results import HomeReport, bring_home
@@ -37,6 +36,11 @@ from remote.stream import follow
 
 LOST_SECONDS: Final = 30.0
 """How long a lost host may take to come back after the run has ended on all others."""
+if TYPE_CHECKING:
+    from remote.hosts import Hosts
+    from remote.images.service import ImageService, PlacedImage, Removed
+    from remote.known_hosts import KnownHosts
+
 IMAGE_CHECKS: Final = frozenset({"image", "same-image"})
 
 
@@ -61,15 +65,8 @@ class ClusterSession:
         self._inventory = inventory
         self._inventory_text = inventory_text
         self._experiments = experiments
-        self._hosts = Hosts(inventory, known_hosts=known_hosts)
-        self._context = CheckContext(
-            inventory,
-            runner=self._hosts.runner,
-            gather=self._hosts.gather,
-            engine=self._hosts.engine,
-            runs=self._hosts.runs,
-        )
-        self._images = ImageService(inventory, self._hosts, self._context.facts, image_store)
+        self._known_hosts = known_hosts
+        self._image_store = image_store
         self._store = Store()
         self._ingest = Ingest(self._store)
         self._results: dict[tuple[str, str], CheckResult] = {}
@@ -80,6 +77,30 @@ class ClusterSession:
         self._is_following = False
         self._resume: Resume | None = None
         self._next_run_id = new_run_id(time.time)
+
+    # SSH and Docker take longer to import than the first screen takes to paint, so they come with the first contact.
+
+    @cached_property
+    def _hosts(self) -> Hosts:
+        from remote.hosts import Hosts
+
+        return Hosts(self._inventory, known_hosts=self._known_hosts)
+
+    @cached_property
+    def _context(self) -> CheckContext:
+        return CheckContext(
+            self._inventory,
+            runner=self._hosts.runner,
+            gather=self._hosts.gather,
+            engine=self._hosts.engine,
+            runs=self._hosts.runs,
+        )
+
+    @cached_property
+    def _images(self) -> ImageService:
+        from remote.images.service import ImageService
+
+        return ImageService(self._inventory, self._hosts, self._context.facts, self._image_store)
 
     @property
     def inventory(self) -> Inventory:
@@ -127,9 +148,12 @@ class ClusterSession:
 
     @property
     def hosts(self) -> Mapping[str, HostStatus]:
+        if "_hosts" not in self.__dict__:
+            return {host.name: HostStatus(host.name, "waiting") for host in self._inventory.hosts}
         return self._hosts.statuses
 
     async def connect(self, confirm: ConfirmHostKey) -> None:
+        await asyncio.to_thread(importlib.import_module, "remote.hosts")
         await self._hosts.connect(confirm)
 
     async def run_checks(
@@ -498,6 +522,8 @@ class ClusterSession:
     async def close(self) -> None:
         if self._run_dir is not None:
             self._run_dir.close()
+        if "_hosts" not in self.__dict__:
+            return
         await self._context.stop()
         await self._images.close()
         await self._hosts.close()
