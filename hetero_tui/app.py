@@ -29,10 +29,12 @@ from hetero_tui.run_control import RunControl
 from hetero_tui.screens.checklist import ChecklistScreen
 from hetero_tui.screens.dialogs import Confirm, ErrorDialog
 from hetero_tui.screens.help import HelpScreen, help_text
+from hetero_tui.screens.images import ImagesScreen
 from hetero_tui.screens.launch import LaunchScreen
 from hetero_tui.screens.monitor import MonitorScreen
 from hetero_tui.screens.plan import PlanScreen
 from hetero_tui.screens.questions import failure_text, launch_anyway_question, quit_question
+from hetero_tui.session import ImageSession
 from hetero_tui.theme import AsciiFilter, Glyphs, default_theme
 from hetero_tui.views import RunState
 from hetero_tui.widgets.lines import glyphs_of
@@ -160,7 +162,14 @@ class HeteroApp(App[int]):
         self.action_show_monitor()
 
     def checks_done(self, *, ok: bool) -> None:
-        """The checklist is through; the demo goes on by itself when nothing failed."""
+        """The checklist is through; the demo goes on by itself when nothing failed.
+
+        Where images are all that is missing the way to bring them is opened; it begins when the person says so.
+        """
+        session = self.session
+        if not self.readonly and isinstance(session, ImageSession) and session.lacks_only_images:
+            self.action_show_images()
+            return
         if self._auto_launch and ok and not self.watching:
             self._auto_launch = False
             if self._plan() is not None:
@@ -269,6 +278,11 @@ class HeteroApp(App[int]):
                 self.switch_screen(MonitorScreen(self.session))
             else:
                 self.push_screen(MonitorScreen(self.session))
+
+    def action_show_images(self) -> None:
+        """Show how each host gets its image."""
+        if isinstance(self.session, ImageSession) and isinstance(self.screen, ChecklistScreen):
+            self.push_screen(ImagesScreen(self.session, self.session))
 
     def action_show_checklist(self) -> None:
         """Go back to the checklist."""

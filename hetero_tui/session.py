@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from hetero_tui.store import Store
 from remote.checks.model import CheckProgress
+from remote.errors import RemoteError
+from remote.images.model import ImagePlan, ImageProgress
 from remote.inventory import Inventory
 from remote.plan import LaunchPlan
 from remote.progress import ConfirmHostKey, HostPhase, HostStatus, LaunchPhase, LaunchProgress
@@ -18,6 +20,7 @@ __all__ = [
     "ConfirmHostKey",
     "HostPhase",
     "HostStatus",
+    "ImageSession",
     "LaunchPhase",
     "LaunchProgress",
     "SessionProtocol",
@@ -33,6 +36,38 @@ class CheckInfo:
     severity: str
     scope: Literal["host", "cluster"]
     needs: tuple[str, ...] = ()
+
+
+@runtime_checkable
+class ImageSession(Protocol):
+    """A session that can bring images to its hosts."""
+
+    @property
+    def lacks_only_images(self) -> bool:
+        """Whether nothing but missing or differing images stands in the way of a launch."""
+        ...
+
+    async def image_plan(self) -> ImagePlan:
+        """Decide how each host gets its image. Nothing is changed.
+
+        Raises:
+            RemoteError: it cannot be told.
+        """
+        ...
+
+    async def bring_images(
+        self, report: Callable[[ImageProgress], None], hosts: frozenset[str] | None = None
+    ) -> Mapping[str, RemoteError]:
+        """Bring hosts (all, when left out) their images, and return why some have none.
+
+        Raises:
+            RemoteError: nothing could be begun.
+        """
+        ...
+
+    def cancel_image(self, host: str) -> None:
+        """Give up bringing one host its image."""
+        ...
 
 
 class SessionProtocol(Protocol):

@@ -79,6 +79,7 @@ class ChecklistScreen(LiveScreen):
         Binding("R", "rerun_all", "Re-run all", id="checklist.rerun_all"),
         Binding("exclamation_mark", "failing_first", "Failing first", key_display="!", id="checklist.failing"),
         Binding("y", "copy_fix", "Copy fix", id="checklist.copy"),
+        Binding("i", "app.show_images", "Images", show=False, id="checklist.images"),
         Binding("M", "app.show_monitor", "Monitor", id="checklist.monitor"),
     ]
 
