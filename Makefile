@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test check format rig-deps bench clean
+.PHONY: demo test check format rig-deps bench screens clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -37,6 +37,9 @@ rig-deps:
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.startup
+
+screens: $(VENV)/.installed-dev  ## take the documentation's pictures anew, from a real run of the demo
+	$(BIN)/python -m docs.screens
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache
