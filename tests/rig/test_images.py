@@ -65,7 +65,7 @@ async def test_without_forwarding_an_archive_goes(world: World) -> None:
     target = world.rig.host("h2")
     config = target.folder / "etc/ssh/sshd_config"
     before = config.read_text()
-    config.write_text(before + "AllowTcpForwarding no\n")
+    config.write_text(before + "AllowTcpForwarding local\n")
     target.run("pkill", "-HUP", "-o", "sshd")
     await world.hosts.close()
     try:

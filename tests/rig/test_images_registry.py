@@ -53,9 +53,9 @@ class Registry:
 
     def trusted_by(self, name: str, rig: Rig) -> None:
         """Put the certificate where the engine of a host looks for it."""
-        folder = rig.host(name).folder / "etc/docker/certs.d" / self.address
-        folder.mkdir(parents=True)
-        shutil.copy(self.folder / "ca.pem", folder / "ca.crt")
+        folder = f"/etc/docker/certs.d/{self.address}"
+        rig.host(name).run("mkdir", "-p", folder)
+        rig.host(name).run("tee", f"{folder}/ca.crt", input=(self.folder / "ca.pem").read_text())
 
     def stop(self) -> None:
         self.host.run("pkill", "-x", "docker-registry")
@@ -70,7 +70,7 @@ def images(rig: Rig) -> Iterator[Rig]:
     drop_images(rig)
     shutil.rmtree(rig.host("h1").folder / "srv/registry", ignore_errors=True)
     for host in rig.hosts:
-        shutil.rmtree(host.folder / "etc/docker/certs.d", ignore_errors=True)
+        host.run("rm", "-rf", "/etc/docker/certs.d")
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ async def test_tls_and_password_from_this_machines_store(
         assert await world.layers("h2", ref) == await world.layers("h1", ref) != ()
         assert not (world.rig.host("h2").folder / "srv/trainer/.docker").exists(), "nothing is stored on the host"
         phases = [each.phase for each in world.told if each.host == "h2"]
-        assert "unpacking" in phases
+        assert "pulling" in phases
 
         with pytest.raises(ImageError, match="has no") as unknown:
             await _pull(world, "h2", f"{registry.address}/team/app:2")
