@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from functools import cache
 from typing import Final
 
 from pydantic import TypeAdapter
 
 from remote.plan_model import HostPlan, LaunchPlan
 
-_SHAPE: Final = TypeAdapter(LaunchPlan)
 _CONTINUED: Final = " \\\n      "
+
+
+@cache
+def _shape() -> TypeAdapter[LaunchPlan]:
+    # Building the adapter costs as much as a screen's first paint, which does not need it.
+    return TypeAdapter(LaunchPlan)
 
 
 def plan_to_json(plan: LaunchPlan) -> str:
     """Return the plan as JSON text. The order of keys never changes, so plans can be compared line by line."""
-    return _SHAPE.dump_json(plan, indent=2).decode()
+    return _shape().dump_json(plan, indent=2).decode()
 
 
 def plan_from_json(text: str) -> LaunchPlan:
@@ -25,7 +31,7 @@ def plan_from_json(text: str) -> LaunchPlan:
     Raises:
         ValueError: not a plan.
     """
-    return _SHAPE.validate_json(text)
+    return _shape().validate_json(text)
 
 
 def render_plan(plan: LaunchPlan) -> str:
