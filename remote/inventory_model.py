@@ -36,6 +36,7 @@ BackendChoice = Literal["auto", "gloo", "nccl"]
 Runtime = Literal["docker", "process"]
 DeviceClass = Literal["cpu", "cuda"]
 ImageMethod = Literal["auto", "present", "registry", "build", "send"]
+Optimizer = Literal["sgd", "adamw"]
 Policy = Literal["equal", "static", "proportional", "dynamic", "hybrid"]
 Workload = Literal["simple_cnn", "resnet18", "resnet50", "gpt_small", "bert_small"]
 Dataset = Literal["synthetic_images", "cifar10", "cifar100", "synthetic_text", "text"]
@@ -98,8 +99,10 @@ class Training(Model):
     """Passes over the data set."""
     samples: Annotated[int, Field(ge=1, le=2**63 - 1)] | None = None
     """Size of a synthetic data set."""
-    learning_rate: Annotated[float, Field(gt=0)] = 0.05
-    """Step size of the optimizer of a built-in workload."""
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    """Step size of the optimizer of a built-in workload; one that works with it when left out."""
+    optimizer: Optimizer | None = None
+    """Optimizer of a built-in workload; its own when left out."""
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
     """Makes weights, data order and synthetic data repeatable."""
     policy: Policy = "dynamic"

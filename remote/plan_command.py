@@ -1,4 +1,4 @@
-"""The agent's command line: ``python3 -m trainer …`` with every option of the run."""
+"""The agent's command line: ``python3 -P -m trainer …`` with every option of the run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ def trainer_command(training: Training, *, python: str, data_folder: str, script
     how: tuple[str, ...] = (
         *("--global-batch", str(training.global_batch)),
         *("--epochs", str(training.epochs)),
-        *("--learning-rate", repr(training.learning_rate)),
+        *(("--optimizer", training.optimizer) if training.optimizer else ()),
+        *(("--learning-rate", repr(training.learning_rate)) if training.learning_rate else ()),
         *("--seed", str(training.seed)),
         *("--policy", training.policy),
         *("--communication", training.communication),
@@ -34,4 +35,5 @@ def trainer_command(training: Training, *, python: str, data_folder: str, script
     if data_folder:
         how += ("--data-dir", data_folder)
     own = (script, *training.args) if script else ()
-    return (python, "-m", "trainer", *what, *how, *own)
+    # Without -P a trainer.py or trainer folder where the agent starts would be run in place of ours.
+    return (python, "-P", "-m", "trainer", *what, *how, *own)

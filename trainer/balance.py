@@ -356,8 +356,10 @@ class Balancer:
         certain = _confidence(len(active)) * self._estimates[slowest].error
         smallest = SMALLEST_GAIN * (1 + RESTRAINT * len(self._changes))
         required = max(SMALLEST_GAIN_LATER if settled else smallest, certain)
-        ideal = self.global_batch / math.fsum(table.samples_per_second for table in tables)
-        if now / ideal - 1 <= required:
+        shortest = self.global_batch / math.fsum(table.samples_per_second for table in tables) + self._communication(
+            (1,)
+        )
+        if now / shortest - 1 <= required:
             return None
         plan = self._solve(self.global_batch)
         gain = now / (step_seconds(tables, plan[0]) + self._communication(plan[0])) - 1

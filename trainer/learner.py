@@ -169,8 +169,7 @@ class Learner:
 
 
 def _optimizer(parameters: torch.nn.Parameter, options: Options) -> torch.optim.Optimizer:
-    if options.optimizer == "adamw":
-        return torch.optim.AdamW([parameters], lr=options.learning_rate, weight_decay=options.weight_decay)
-    return torch.optim.SGD(
-        [parameters], lr=options.learning_rate, momentum=options.momentum, weight_decay=options.weight_decay
-    )
+    rate, decay = options.chosen_learning_rate, options.weight_decay
+    if options.chosen_optimizer == "adamw":
+        return torch.optim.AdamW([parameters], lr=rate, weight_decay=decay)
+    return torch.optim.SGD([parameters], lr=rate, momentum=options.momentum, weight_decay=decay)

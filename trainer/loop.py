@@ -17,7 +17,7 @@ from trainer.healing import share_state
 from trainer.learner import Computed, Learner
 from trainer.link import Formation, Link
 from trainer.local_sgd import LocalSgd
-from trainer.options import Options
+from trainer.options import DEFAULT_POLICY, Options
 from trainer.plan import TimeTable
 from trainer.reduction import Reduction, Row
 from trainer.speed import Calibration
@@ -45,9 +45,10 @@ class Wiring:
     group: Group
     link: Link
     calibration: Calibration
-    choose_reduction: Callable[[Group, float], Reduction]
-    """Called in every new group with all members taking part, so it may measure the link; the number is the
-    predicted compute time of a step in seconds."""
+    measure_link: Callable[[Group], float]
+    """Called in every new group with all members taking part; returns bytes a second, the same on all of them."""
+    choose_reduction: Callable[[Group, float, float], Reduction]
+    """Takes the group, that rate, and the predicted compute time of a step in seconds."""
     poll_control: Callable[[], None]
     """Looks for control messages and signals; called once a step and while paused."""
     save: Callable[[Progress, Mapping[str, Any]], None]
@@ -69,6 +70,7 @@ class Loop:
         if local:
             wiring.learner.prepare_optimizer()
         self._decision: Decision | None = None
+        self._told_idle: set[int] = set()
         self._last_end = time.perf_counter()
         self._last_duration = 0.0
         self._last_collective = self._last_end
@@ -124,7 +126,8 @@ class Loop:
         """Become a member of the next generation, with the same state as all others."""
         while True:
             start = time.perf_counter()
-            card = {"table": [list(pair) for pair in self._at.calibration.table]}
+            table = [list(pair) for pair in self._at.calibration.table]
+            card = {"table": table, "begun": self._balancer is not None}
             formation = self._at.group.form(self.progress.step, card, self._while_waiting)
             if self._at.rank in formation.joined:
                 self._at.emitter.emit(
@@ -132,10 +135,8 @@ class Loop:
                     generation=formation.generation,
                 )  # fmt: skip
             try:
-                self._synchronize(formation)
-                assert self._balancer is not None
-                compute = self._at.sampler.global_batch / self._balancer.predicted_samples_per_second()
-                self._reduction = self._at.choose_reduction(self._at.group, compute)
+                balance_state = self._synchronize(formation)
+                self._plan(formation, balance_state, self._at.measure_link(self._at.group))
             except GroupBroken:
                 continue
             self._last_collective = time.perf_counter()
@@ -151,34 +152,54 @@ class Loop:
         ):
             raise StoppedEarly
 
-    def _synchronize(self, formation: Formation) -> None:
+    def _synchronize(self, formation: Formation) -> Mapping[str, Any] | None:
+        """Make all members equal and return the balance state to go on from; None for a run that begins."""
         if self._local is not None and formation.generation > 0:
             self._local.average(self._at.group, self._at.learner)
-        newcomers = formation.generation > 0 and formation.joined
-        behind = len(set(formation.steps.values())) > 1
-        resumed = formation.generation == 0 and max(formation.steps.values()) > 0
-        tables = {rank: _table(card) for rank, card in formation.cards.items()}
         balance_state = self._saved_balance if self._balancer is None else self._balancer.state_dict()
+        newcomers = formation.generation > 0 and not all(card["begun"] for card in formation.cards.values())
+        behind = len(set(formation.steps.values())) > 1
+        resumed = _begins(formation) and max(formation.steps.values()) > 0
         if newcomers or behind or resumed:
             self.progress, balance_state = share_state(
                 self._at.group, formation.source, self._at.learner, self.progress, balance_state
             )
+        return balance_state
+
+    def _plan(self, formation: Formation, balance_state: Mapping[str, Any] | None, bytes_per_second: float) -> None:
+        """Choose the reduction and the shares, from values that are the same on all members."""
+        at = self._at
+        balancer, _ = self._make_balancer(formation, balance_state, 0.0)
+        compute = at.sampler.global_batch / balancer.predicted_samples_per_second()
+        reduction = at.choose_reduction(at.group, bytes_per_second, compute)
+        seconds = reduction.bytes_per_step(at.learner.flat) / bytes_per_second if bytes_per_second > 0 else 0.0
+        self._balancer, self._decision = self._make_balancer(formation, balance_state, seconds)
+        self._reduction = reduction
+
+    def _make_balancer(
+        self, formation: Formation, balance_state: Mapping[str, Any] | None, communication_seconds: float
+    ) -> tuple[Balancer, Decision]:
+        at, begins = self._at, _begins(formation)
+        tables = {rank: _table(card) for rank, card in formation.cards.items()}
         balancer = make_policy(
-            self._at.options.policy,
+            at.options.policy or DEFAULT_POLICY,
             [tables[rank] for rank in formation.members],
-            self._at.sampler.global_batch,
+            at.sampler.global_batch,
             members=formation.members,
+            # A rank without a share stays in the group, so the exchange takes as long with it as without.
+            communication_seconds=lambda _participants: communication_seconds,
         )
-        known: set[int] = set()
+        new = set(formation.members)
         if balance_state is not None:
-            balancer.load_state_dict(balance_state)
-            known = {int(rank) for rank, _ in balance_state["tables"]}
-        new = set(formation.members) - known if formation.generation > 0 else set(formation.members)
-        new |= set(formation.joined)
-        self._decision = balancer.change_members(
+            asked = {"policy": at.options.policy} if begins and at.options.policy else {}
+            balancer.load_state_dict({**balance_state, **asked})
+        if not begins:
+            assert balance_state is not None
+            new = (new - {int(rank) for rank, _ in balance_state["tables"]}) | set(formation.joined)
+        decision = balancer.change_members(
             formation.members, {rank: tables[rank] for rank in sorted(new)}, self.progress.step
         )
-        self._balancer = balancer
+        return balancer, decision
 
     def _tell_formation(self, formation: Formation) -> None:
         if not self._is_speaker:
@@ -205,6 +226,16 @@ class Loop:
             predicted_samples_per_second=decision.predicted_samples_per_second,
             speeds=tuple(speed.get(rank, 0.0) for rank in world),
         )
+        self._tell_idle()
+
+    def _tell_idle(self) -> None:
+        """Say once of each rank that has no share why that is so."""
+        assert self._balancer is not None
+        idle = self._balancer.idle_reasons
+        for rank in sorted(idle.keys() - self._told_idle):
+            text = f"rank {rank} gets no share and stays ready to take over: {idle[rank]}"
+            self._at.emitter.emit(Notice, text=text, step=self.progress.step)
+        self._told_idle = set(idle)
 
     # ------------------------------------------------------------------ one step
 
@@ -273,9 +304,8 @@ class Loop:
 
     def _learning_rate(self, step: int) -> float:
         options = self._at.options
-        if step < options.warmup_steps:
-            return options.learning_rate * (step + 1) / (options.warmup_steps + 1)
-        return options.learning_rate
+        rate = options.chosen_learning_rate
+        return rate * (step + 1) / (options.warmup_steps + 1) if step < options.warmup_steps else rate
 
     def _count(self, rows: Sequence[Row], size: int, loss: float) -> None:
         now = time.perf_counter()
@@ -386,6 +416,11 @@ class Loop:
                     raise _Regroup
         # The pause is nobody's waiting time.
         self._last_end = self._last_collective = time.perf_counter()
+
+
+def _begins(formation: Formation) -> bool:
+    """Return whether no step was done in this run yet by the member whose state counts; a checkpoint may be there."""
+    return not formation.cards[formation.source]["begun"]
 
 
 def _table(card: Mapping[str, Any]) -> TimeTable:

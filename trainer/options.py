@@ -8,12 +8,25 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Final, Literal, NoReturn
 
+from trainer.balance import POLICIES
 from trainer.errors import UsageError
 
 WORKLOADS: Final = ("simple_cnn", "resnet18", "resnet50", "gpt_small", "bert_small")
 DATASETS: Final = ("synthetic_images", "cifar10", "cifar100", "synthetic_text", "text")
 COMMUNICATION: Final = ("exact", "bf16", "fp16", "powersgd", "local_sgd", "auto")
 PRECISIONS: Final = ("fp32", "bf16", "fp16")
+
+Optimizer = Literal["sgd", "adamw"]
+
+LEARNING_RATES: Final[dict[str, dict[Optimizer, float]]] = {
+    "simple_cnn": {"sgd": 0.02, "adamw": 1e-3},
+    "resnet18": {"sgd": 0.01, "adamw": 1e-3},
+    "resnet50": {"sgd": 0.01, "adamw": 3e-4},
+    "gpt_small": {"adamw": 1e-3, "sgd": 0.02},
+    "bert_small": {"adamw": 3e-4, "sgd": 0.02},
+}
+"""Learning rates that work with each workload and optimizer; the first optimizer is the workload's own."""
+DEFAULT_POLICY: Final = "dynamic"
 
 Communication = Literal["exact", "bf16", "fp16", "powersgd", "local_sgd", "auto"]
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -32,13 +45,16 @@ class Options:
     epochs: int = 3
     steps: int = 0
     """End after this many optimizer steps; 0: when the epochs are done."""
-    learning_rate: float = 0.05
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: float | None = None
+    """None: one that works with the workload and its optimizer."""
+    optimizer: Optimizer | Literal[""] = ""
+    """Empty: the workload's own."""
     momentum: float = 0.9
     weight_decay: float = 0.0
     warmup_steps: int = 0
     seed: int = 0
-    policy: str = "dynamic"
+    policy: str = ""
+    """Empty: ``dynamic``, or with ``resume`` the policy of the checkpoint."""
     micro_batch: int = 0
     """Largest micro-batch in samples; 0: measured."""
     communication: Communication = "exact"
@@ -62,6 +78,20 @@ class Options:
     script: tuple[str, ...] = ()
     """A script of the user's with its arguments; empty: a built-in workload."""
 
+    @property
+    def chosen_optimizer(self) -> Optimizer:
+        """The optimizer asked for, or the workload's own."""
+        if self.optimizer == "":
+            return next(iter(LEARNING_RATES[self.workload]))
+        return self.optimizer
+
+    @property
+    def chosen_learning_rate(self) -> float:
+        """The learning rate asked for, or one that works with the workload and its optimizer."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return LEARNING_RATES[self.workload][self.chosen_optimizer]
+
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
@@ -83,13 +113,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--global-batch", type=int, default=default.global_batch, help="samples a step, all ranks together")
     add("--epochs", type=int, default=default.epochs)
     add("--steps", type=int, default=default.steps, help="end after so many steps; 0: when the epochs are done")
-    add("--learning-rate", type=float, default=default.learning_rate)
-    add("--optimizer", choices=("sgd", "adamw"), default=default.optimizer)
+    add("--learning-rate", type=float, default=default.learning_rate, help="default: one that suits the workload")
+    add("--optimizer", choices=("sgd", "adamw"), default=default.optimizer, help="default: the workload's own")
     add("--momentum", type=float, default=default.momentum)
     add("--weight-decay", type=float, default=default.weight_decay)
     add("--warmup-steps", type=int, default=default.warmup_steps, help="raise the learning rate over so many steps")
     add("--seed", type=int, default=default.seed)
-    add("--policy", default=default.policy, help="how shares are chosen (default %(default)s)")
+    policy_help = f"how shares are chosen (default {DEFAULT_POLICY}, or with --resume that of the checkpoint)"
+    add("--policy", choices=POLICIES, default=default.policy, help=policy_help)
     add("--micro-batch", type=int, default=default.micro_batch, help="largest micro-batch; 0: measured")
     add("--communication", choices=COMMUNICATION, default=default.communication, help="how gradients travel")
     add("--powersgd-rank", type=int, default=default.powersgd_rank)

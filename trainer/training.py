@@ -76,7 +76,7 @@ class Training:
                 "dataset_size": workload.source.size,
                 "global_batch": self._sampler.global_batch,
                 "seed": options.seed,
-                "optimizer": options.optimizer,
+                "optimizer": options.chosen_optimizer,
                 "parameters": self._learner.flat.size,
             },
         )
@@ -117,6 +117,7 @@ class Training:
             group=self._group(),
             link=self._link,
             calibration=calibration,
+            measure_link=self._measure_link,
             choose_reduction=self._choose_reduction,
             poll_control=self._poll_control,
             save=self._save,
@@ -166,8 +167,8 @@ class Training:
             backend=host.backend,
         )
 
-    def _choose_reduction(self, group: Group, compute_seconds: float) -> Reduction:
-        """Measure the link of a new group and choose how gradients travel; all members call it."""
+    def _measure_link(self, group: Group) -> float:
+        """Measure the link of a new group and, once, tell what is known of this rank; all members call it."""
         assert self._calibration is not None
         rate = measure_link(group)
         if not self._calibration_told:
@@ -180,6 +181,10 @@ class Training:
                 link_bytes_per_second=rate,
                 bytes_per_sample=self._calibration.bytes_per_sample,
             )
+        return rate
+
+    def _choose_reduction(self, group: Group, rate: float, compute_seconds: float) -> Reduction:
+        """Choose how gradients travel at ``rate`` bytes a second."""
         flat = self._learner.flat
         choice = choose(self._options.communication, flat.size * 4, rate, compute_seconds)
         reduction = make_reduction(choice.mode, self._options, flat)

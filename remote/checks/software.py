@@ -30,7 +30,7 @@ from remote.facts import Facts
 from remote.plan_devices import choose_devices
 from remote.runner import Completed
 
-OLDEST_PYTHON = (3, 10)
+OLDEST_PYTHON = (3, 11)
 IN_CONTAINER = "/hetero/software.py"
 
 
@@ -69,7 +69,7 @@ def software_finding(bed: Bed, completed: Completed, software: Software | None) 
         return _silent(bed, completed, evidence)
     if engine_version(software.python) < OLDEST_PYTHON:
         return fail(
-            f"{bed.name} has Python {software.python}; torch needs {'.'.join(map(str, OLDEST_PYTHON))} or newer",
+            f"{bed.name} has Python {software.python}; the trainer needs {'.'.join(map(str, OLDEST_PYTHON))} or newer",
             evidence,
             systems.install(
                 bed.facts,

@@ -8,6 +8,9 @@ from typing import Any
 
 QUESTION = """
 import json, sys
+# As with -P, which only Python 3.11 knows: a trainer.py in the current folder is not what the ranks will run.
+if not getattr(sys.flags, "safe_path", False):
+    del sys.path[0]
 said = {"python": sys.version.split()[0]}
 for name in ("torch", "trainer"):
     try:

@@ -10,11 +10,23 @@ import pytest
 
 from trainer.environment import read_host, read_rank
 from trainer.errors import UsageError
-from trainer.options import Options, parse
+from trainer.options import WORKLOADS, Options, parse
 
 
 def test_defaults_are_the_options_own() -> None:
     assert parse([]) == Options()
+
+
+@pytest.mark.parametrize("workload", WORKLOADS)
+def test_every_workload_has_an_optimizer_and_a_learning_rate_of_its_own(workload: str) -> None:
+    own = parse(["--workload", workload])
+    assert own.chosen_optimizer == ("adamw" if workload in ("gpt_small", "bert_small") else "sgd")
+    assert 0 < own.chosen_learning_rate < 0.05
+    other = "sgd" if own.chosen_optimizer == "adamw" else "adamw"
+    asked = parse(["--workload", workload, "--optimizer", other])
+    assert asked.chosen_optimizer == other
+    assert asked.chosen_learning_rate != own.chosen_learning_rate
+    assert parse(["--workload", workload, "--learning-rate", "0.3"]).chosen_learning_rate == 0.3
 
 
 def test_everything_behind_the_first_word_is_the_script() -> None:
@@ -33,6 +45,8 @@ def test_everything_behind_the_first_word_is_the_script() -> None:
         (["--workload", "alexnet"], "simple_cnn"),
         (["--colour", "red"], "--colour"),
         (["--policy"], "--policy"),
+        (["--policy", "fair"], "dynamic"),
+        (["--optimizer", "magic"], "adamw"),
         (["--heartbeat-timeout", "0.1"], "at least 0.5"),
     ],
 )

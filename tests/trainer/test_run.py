@@ -13,7 +13,7 @@ import pytest
 from tests.trainer.cluster import REPOSITORY, cluster
 from trainer.events import Calibrated, Done, Epoch, Event, Failed, Hello, Joined, Notice, Shares, Step, decode
 
-SMALL = ("--samples", "1000", "--global-batch", "128", "--epochs", "2", "--learning-rate", "0.05")
+SMALL = ("--samples", "1000", "--global-batch", "128", "--epochs", "3")
 
 
 def test_one_machine_alone_needs_no_launcher(tmp_path: Path) -> None:
@@ -40,14 +40,14 @@ def test_three_ranks_on_two_hosts(tmp_path: Path) -> None:
             firsts = [order.index(kind) for kind in (Hello, Joined, Calibrated, Step, Done)]
             assert firsts == sorted(firsts)
         steps = [run.of(Step, rank) for rank in range(3)]
-        assert [len(each) for each in steps] == [16, 16, 16]
+        assert [len(each) for each in steps] == [24, 24, 24]
         for together in zip(*steps, strict=True):
             assert len({event.loss for event in together}) == 1, "every rank must tell the same loss"
             assert sum(event.share for event in together) == together[0].global_batch
-        assert [event.global_batch for event in steps[0]] == [*[128] * 7, 104] * 2
+        assert [event.global_batch for event in steps[0]] == [*[128] * 7, 104] * 3
         assert run.of(Epoch)[-1].samples == 1000
         assert run.of(Epoch)[-1].loss < 0.85 * math.log(10), "synthetic images must be learnable"
-        assert {event.samples for event in run.of(Done)} == {2000}
+        assert {event.samples for event in run.of(Done)} == {3000}
         assert run.of(Calibrated, 1)[0].link_bytes_per_second > 0
         assert sum(run.of(Shares, 0)[0].shares) == 128
 
@@ -103,6 +103,29 @@ def test_simulated_speeds_are_labelled_and_balanced(tmp_path: Path) -> None:
         steps = run.of(Step, 0)[2:]
         measured = sum(event.global_batch for event in steps) / sum(event.duration for event in steps)
         assert measured > 0.8 * 100, "three ranks together must come near the sum of their speeds"
+
+
+def test_a_rank_that_would_slow_the_others_gets_no_share_is_told_why_and_stays_ready(tmp_path: Path) -> None:
+    with cluster(tmp_path) as run:
+        options = ["--samples", "30000", "--global-batch", "30", "--check-every", "1", "--heartbeat-timeout", "10"]
+        run.start([1, 1, 1], options, speeds=[400, 200, 2])
+        run.wait_for(lambda: len(run.of(Step, 2)) >= 10)
+        first = run.of(Shares)[0]
+        assert first.shares[2] == 0
+        assert min(first.shares[:2]) > 0
+        assert sum(first.shares) == 30
+        told = [event.text for event in run.of(Notice) if "rank 2 gets no share" in event.text]
+        assert len(told) == 1
+        assert "one sample takes 0.5 s here" in told[0]
+        assert {event.share for event in run.of(Step, 2)[:10]} == {0}
+        run.send("policy", policy="equal")
+        run.wait_for(lambda: run.of(Step, 2)[-1].share == 10)
+        run.send("stop")
+        assert run.wait() == [0, 0, 0]
+        assert run.of(Shares)[-1].shares == (10, 10, 10)
+        losses = [[event.loss for event in run.of(Step, rank)] for rank in range(3)]
+        assert losses[0] == losses[1] == losses[2]
+        assert not [event for event in run.of(Notice) if "drifted" in event.text]
 
 
 def test_a_wrong_option_gives_no_traceback(tmp_path: Path) -> None:

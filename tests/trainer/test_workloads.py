@@ -30,26 +30,24 @@ def losses(options: Options, batch: int, steps: int, *, same: bool) -> list[floa
         learner.flat.zero()
         indices = sampler.batch(0 if same else step)
         computed = learner.compute(indices, 0 if same else step, batch, nominal, lambda: False)
-        learner.apply(nominal / computed.units, options.learning_rate)
+        learner.apply(nominal / computed.units, options.chosen_learning_rate)
         found.append(computed.loss / computed.units)
     return found
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("workload", "optimizer", "rate", "batch", "parameters"),
+    ("workload", "batch", "parameters"),
     [
-        ("simple_cnn", "sgd", 0.02, 32, (0.5e6, 2.5e6)),
-        ("resnet18", "sgd", 0.01, 8, (11.0e6, 11.3e6)),
-        ("resnet50", "adamw", 2e-4, 4, (23.4e6, 23.7e6)),
-        ("gpt_small", "adamw", 1e-3, 4, (3e6, 4e6)),
-        ("bert_small", "adamw", 1e-3, 4, (3e6, 4e6)),
+        ("simple_cnn", 32, (0.5e6, 2.5e6)),
+        ("resnet18", 8, (11.0e6, 11.3e6)),
+        ("resnet50", 4, (23.4e6, 23.7e6)),
+        ("gpt_small", 4, (3e6, 4e6)),
+        ("bert_small", 4, (3e6, 4e6)),
     ],
 )
-def test_every_model_learns(
-    workload: str, optimizer: str, rate: float, batch: int, parameters: tuple[float, float]
-) -> None:
-    options = Options(workload=workload, optimizer=optimizer, learning_rate=rate, samples=500)  # type: ignore[arg-type]
+def test_every_model_learns_with_its_own_optimizer(workload: str, batch: int, parameters: tuple[float, float]) -> None:
+    options = Options(workload=workload, samples=500)
     size = sum(parameter.numel() for parameter in build(options).model.parameters())
     assert parameters[0] < size < parameters[1]
     curve = losses(options, batch, 14, same=True)
@@ -58,8 +56,9 @@ def test_every_model_learns(
 
 
 def test_simple_cnn_learns_images_it_has_not_seen() -> None:
-    curve = losses(Options(samples=4000, learning_rate=0.05), 64, 40, same=False)
+    curve = losses(Options(samples=4000), 64, 40, same=False)
     assert sum(curve[-5:]) / 5 < 0.6 * math.log(10), curve
+    assert min(curve) > 0.05, "some images have no contrast: nobody can know their class"
 
 
 def test_bf16_forward_stays_close_and_parameters_stay_float32() -> None:

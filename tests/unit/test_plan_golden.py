@@ -97,7 +97,7 @@ def test_environment_agrees_with_the_plan(case: str) -> None:
 def test_the_trainer_accepts_every_command_line(case: str) -> None:
     plan = _plan(case)
     for host in plan.hosts:
-        assert host.argv[1:3] == ("-m", "trainer")
-        options = parse(host.argv[3:])
+        assert host.argv[1:4] == ("-P", "-m", "trainer")
+        options = parse(host.argv[4:])
         assert options.global_batch == plan.global_batch
         assert options.policy == plan.policy

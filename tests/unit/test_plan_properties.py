@@ -220,7 +220,7 @@ def test_every_host_is_told_the_same_job_and_its_own_place(situation: tuple[Inve
             tuple(r.gpu_uuid for r in host.ranks if r.gpu_uuid) if host.runtime == "docker" else ()
         )
         assert bool(host.image) == (host.runtime == "docker")
-        assert parse(host.argv[3:]).global_batch == plan.global_batch
+        assert parse(host.argv[4:]).global_batch == plan.global_batch
 
 
 def test_most_sane_situations_give_a_plan() -> None:
