@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -18,6 +18,9 @@ from trainer.options import Options
 from trainer.reduction import FlatModel
 from trainer.speed import synchronize
 from trainer.workloads.base import Workload
+
+BROKEN_LOOK_SECONDS: Final = 0.005
+"""How often a simulated rank looks, while it sleeps, whether its group still stands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +168,7 @@ class Learner:
         while (left := until - time.perf_counter()) > 0:
             if is_broken():
                 raise GroupBroken("the group was given up during the computation")
-            time.sleep(min(left, 0.05))
+            time.sleep(min(left, BROKEN_LOOK_SECONDS))
 
 
 def _optimizer(parameters: torch.nn.Parameter, options: Options) -> torch.optim.Optimizer:

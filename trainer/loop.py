@@ -46,7 +46,7 @@ class Wiring:
     link: Link
     calibration: Calibration
     measure_link: Callable[[Group], float]
-    """Called in every new group with all members taking part; returns bytes a second, the same on all of them."""
+    """Called in a group with somebody new, all members taking part; returns bytes a second, the same on all."""
     choose_reduction: Callable[[Group, float, float], Reduction]
     """Takes the group, that rate, and the predicted compute time of a step in seconds."""
     poll_control: Callable[[], None]
@@ -71,6 +71,7 @@ class Loop:
             wiring.learner.prepare_optimizer()
         self._decision: Decision | None = None
         self._told_idle: set[int] = set()
+        self._bytes_per_second = 0.0
         self._last_end = time.perf_counter()
         self._last_duration = 0.0
         self._last_collective = self._last_end
@@ -127,7 +128,8 @@ class Loop:
         while True:
             start = time.perf_counter()
             table = [list(pair) for pair in self._at.calibration.table]
-            card = {"table": table, "begun": self._balancer is not None}
+            begun = self._balancer is not None
+            card = {"table": table, "begun": begun, "bytes_per_second": self._bytes_per_second}
             formation = self._at.group.form(self.progress.step, card, self._while_waiting)
             if self._at.rank in formation.joined:
                 self._at.emitter.emit(
@@ -136,7 +138,8 @@ class Loop:
                 )  # fmt: skip
             try:
                 balance_state = self._synchronize(formation)
-                self._plan(formation, balance_state, self._at.measure_link(self._at.group))
+                self._bytes_per_second = self._link_speed(formation)
+                self._plan(formation, balance_state)
             except GroupBroken:
                 continue
             self._last_collective = time.perf_counter()
@@ -166,9 +169,21 @@ class Loop:
             )
         return balance_state
 
-    def _plan(self, formation: Formation, balance_state: Mapping[str, Any] | None, bytes_per_second: float) -> None:
+    def _link_speed(self, formation: Formation) -> float:
+        """Return bytes a second of an all-reduce; 0 for a single member.
+
+        Measuring costs a slow network longer than everything else here, so those who stay when somebody is lost go
+        on with what they know. A member may have missed the end of the last measurement: that of the source counts.
+        """
+        known = float(formation.cards[formation.source]["bytes_per_second"])
+        same = not formation.joined and all(card["begun"] for card in formation.cards.values())
+        if known > 0 and same and len(formation.members) > 1:
+            return known
+        return self._at.measure_link(self._at.group)
+
+    def _plan(self, formation: Formation, balance_state: Mapping[str, Any] | None) -> None:
         """Choose the reduction and the shares, from values that are the same on all members."""
-        at = self._at
+        at, bytes_per_second = self._at, self._bytes_per_second
         balancer, _ = self._make_balancer(formation, balance_state, 0.0)
         compute = at.sampler.global_batch / balancer.predicted_samples_per_second()
         reduction = at.choose_reduction(at.group, bytes_per_second, compute)
