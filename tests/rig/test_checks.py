@@ -144,6 +144,7 @@ async def test_another_image_under_the_same_name_is_found(rig: Rig) -> None:
     finally:
         h3.docker("tag", "kept:1", rig.image)
         h3.docker("rmi", "kept:1")
+        h3.docker("image", "prune", "--force")  # what was committed has no name any more
 
 
 async def test_an_unplugged_worker_is_red_and_the_others_are_judged(rig: Rig) -> None:
