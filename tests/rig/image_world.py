@@ -6,6 +6,7 @@ import io
 import os
 import shutil
 import tarfile
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -69,6 +70,23 @@ def drop_images(rig: Rig) -> None:
         host.docker("image", "prune", "--force")
         if rig.image not in names:
             raise AssertionError(f"{host.name} has lost {rig.image}")
+
+
+def reload_sshd(host: RigHost) -> None:
+    """Let the host's sshd read its configuration again, and wait until the new one listens."""
+    before = _ssh_listeners(host)
+    host.run("pkill", "-HUP", "-o", "sshd")
+    deadline = time.monotonic() + 10
+    while not (now := _ssh_listeners(host)) or now & before:
+        if time.monotonic() > deadline:
+            raise AssertionError(f"sshd of {host.name} did not come back")
+        time.sleep(0.02)
+
+
+def _ssh_listeners(host: RigHost) -> set[str]:
+    """Inodes of the sockets that listen on port 22: others after sshd has started itself anew (proc_pid_net(5))."""
+    rows = [line.split() for line in host.run("cat", "/proc/net/tcp", "/proc/net/tcp6").stdout.splitlines()]
+    return {row[9] for row in rows if len(row) > 9 and row[1].endswith(":0016") and row[3] == "0A"}
 
 
 def left_over(host: RigHost) -> list[str]:

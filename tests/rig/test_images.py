@@ -11,7 +11,7 @@ import pytest
 from remote.images.service import ImageService
 from tests.rig.client import Client
 from tests.rig.hosts import Rig
-from tests.rig.image_world import World, drop_images, image_world, left_over, make_image
+from tests.rig.image_world import World, drop_images, image_world, left_over, make_image, reload_sshd
 
 pytestmark = pytest.mark.rig
 
@@ -66,14 +66,14 @@ async def test_without_forwarding_an_archive_goes(world: World) -> None:
     config = target.folder / "etc/ssh/sshd_config"
     before = config.read_text()
     config.write_text(before + "AllowTcpForwarding local\n")
-    target.run("pkill", "-HUP", "-o", "sshd")
+    reload_sshd(target)
     await world.hosts.close()
     try:
         delivery = await world.delivery("h1", "h2", "app:1")
         await delivery.run()
     finally:
         config.write_text(before)
-        target.run("pkill", "-HUP", "-o", "sshd")
+        reload_sshd(target)
         await world.hosts.close()
     assert delivery.way == "archive"
     assert await world.layers("h2", "app:1") == delivery.image.diff_ids
