@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -13,6 +12,7 @@ from remote.engine import Engine
 from remote.errors import ConnectError, EngineError, HostKeyUnknown, RemoteError
 from remote.facts import Facts, gather_facts
 from remote.inventory import Host, Inventory
+from remote.inventory_rules import is_ip_address
 from remote.known_hosts import KnownHosts, accept_host_key
 from remote.local import LocalRunner
 from remote.process_runtime import ProcessRuntime
@@ -146,7 +146,7 @@ class Hosts:
         if isinstance(runner, SshRunner) and runner.far_address:
             return runner.far_address
         # A master that cannot be reached must not cost every other host its connection timeout.
-        return master.ssh_address if _is_ip_address(master.ssh_address) else ""
+        return master.ssh_address if is_ip_address(master.ssh_address) else ""
 
     async def engine(self, name: str) -> Engine:
         """Return the host's Docker Engine.
@@ -211,14 +211,6 @@ class Hosts:
                 await each.close()
             except (RemoteError, OSError):
                 continue  # it was lost: closing what is gone has nothing left to do
-
-
-def _is_ip_address(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _alive(runner: Runner) -> bool:
