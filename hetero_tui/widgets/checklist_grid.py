@@ -274,7 +274,7 @@ class ChecklistGrid(LineView, can_focus=True):
             left = start
         elif start + cell > left + room:
             left = start + cell - room
-        self.scroll_to(x=max(0, left), y=max(0, top), animate=False, immediate=True)
+        self.scroll_to(x=max(0, left), y=max(0, top), animate=False, immediate=True, force=True)
 
     def on_click(self, event: events.Click) -> None:
         """Put the cursor under the mouse."""

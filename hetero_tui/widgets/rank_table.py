@@ -267,7 +267,8 @@ class RankTable(LineView, can_focus=True):
             return
         index = min(len(self._order) - 1, max(0, index))
         self._cursor_rank = self._order[index]
-        self.scroll_to_region(Region(0, index, 1, 2), animate=False, immediate=True)
+        # Without force, Textual ignores the scroll until a layout has shown the scrollbar of rows that just came.
+        self.scroll_to_region(Region(0, index, 1, 2), animate=False, immediate=True, force=True)
         self.refresh()
 
     def _cursor_index(self) -> int:

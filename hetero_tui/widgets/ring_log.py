@@ -216,9 +216,9 @@ class RingLog(LineView, Generic[T], can_focus=True):
         self._moving = True
         self.virtual_size = Size(max(1, width), rows)
         if self.follow:
-            self.scroll_to(y=self.max_scroll_y, animate=False, immediate=True)
+            self.scroll_to(y=self.max_scroll_y, animate=False, immediate=True, force=True)
         elif lost_rows:
-            self.scroll_to(y=max(0, self.scroll_y - lost_rows), animate=False, immediate=True)
+            self.scroll_to(y=max(0, self.scroll_y - lost_rows), animate=False, immediate=True, force=True)
         if lost_rows and self.text_selection is not None:
             self.screen.clear_selection()
         self._moving = False
@@ -372,7 +372,7 @@ class RingLog(LineView, Generic[T], can_focus=True):
     def action_top(self) -> None:
         """Go to the oldest line."""
         self.follow = False
-        self.scroll_to(y=0, animate=False, immediate=True)
+        self.scroll_to(y=0, animate=False, immediate=True, force=True)
 
     def action_bottom(self) -> None:
         """Go to the newest line and follow."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
 from textual.app import App
 from textual.pilot import Pilot
 
-TURNS = 400
+SECONDS = 30.0
 
 
 def painted(app: App[Any]) -> list[str]:
@@ -23,7 +24,8 @@ def text(app: App[Any]) -> str:
 
 async def until(pilot: Pilot[Any], condition: Callable[[], bool]) -> None:
     """Let the app run until the condition holds; what is on the screen is the message when it never does."""
-    for _ in range(TURNS):
+    deadline = time.monotonic() + SECONDS
+    while time.monotonic() < deadline:
         if condition():
             return
         await pilot.pause(0.01)

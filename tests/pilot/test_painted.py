@@ -18,6 +18,7 @@ from hetero_tui.screens.monitor import TABS, MonitorScreen
 from hetero_tui.views import LogRecord
 from hetero_tui.widgets.line_chart import nice_range, plot
 from hetero_tui.widgets.log_pane import log_entry
+from hetero_tui.widgets.rank_table import RankTable
 from hetero_tui.widgets.ring_log import RingLog
 from hetero_tui.windows import Point, Ring
 from tests.pilot.fake_session import FakeHost, FakeSession
@@ -288,6 +289,21 @@ async def test_a_thousand_ranks() -> None:
         assert isinstance(app.screen, MonitorScreen)
         await pilot.press("enter")
         await shows(pilot, "Log of rank")
+
+
+async def test_a_key_right_behind_new_rows_reaches_the_last_of_them() -> None:
+    hosts = [FakeHost(f"node{number:04}", 50.0) for number in range(64)]
+    session = make(fake_hosts=hosts)
+    session.run_id = "run"
+    session.hello(0)
+    async with running(session, (120, 35), start="monitor") as (app, pilot):
+        await shows(pilot, "node0000")
+        for rank in range(1, 64):
+            session.hello(rank)
+        table = app.screen.query_one(RankTable)
+        table.pull()
+        table.action_edge(1)
+        await shows(pilot, "node0063")
 
 
 async def test_the_cursor_stays_on_its_rank_when_the_order_changes() -> None:
