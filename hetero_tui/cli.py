@@ -7,7 +7,7 @@ import sys
 from collections.abc import Coroutine, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Group, Parameter
 
@@ -64,11 +64,20 @@ def check(cluster: ClusterFile, /, *, json: AsJson = False) -> int:
 
 
 @app.command
-def plan(cluster: ClusterFile, /, *, json: AsJson = False) -> int:
+def plan(
+    cluster: ClusterFile,
+    /,
+    *,
+    json: AsJson = False,
+    format: Annotated[
+        Literal["compose", "kubernetes", "slurm", "torchrun"] | None,
+        Parameter(help="Write the plan for another launcher instead."),
+    ] = None,
+) -> int:
     """Read the hosts and print what would be started where. Nothing is changed."""
     from hetero_tui import headless
 
-    return _run(headless.plan(cluster, as_json=json))
+    return _run(headless.plan(cluster, as_json=json, launcher=format))
 
 
 @app.command

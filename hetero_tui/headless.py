@@ -56,12 +56,16 @@ def _checklist(session: ClusterSession) -> str:
     return report.checklist_text([host.name for host in session.inventory.hosts], session.results, session.checks)
 
 
-async def plan(cluster: Path, *, as_json: bool) -> int:
-    """Read the facts and print the launch plan."""
+async def plan(cluster: Path, *, as_json: bool, launcher: str | None = None) -> int:
+    """Read the facts and print the launch plan, or the file that makes ``launcher`` carry it out."""
     async with _session(cluster) as session:
         await session.read_facts()
         launch_plan = session.plan()
-        if as_json:
+        if launcher is not None:
+            from remote.export import export_plan
+
+            print(export_plan(launch_plan, launcher), end="")
+        elif as_json:
             _print_json({"schema": report.SCHEMA, "plan": json.loads(plan_to_json(launch_plan))})
         else:
             print(render_plan(launch_plan))

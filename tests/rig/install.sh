@@ -15,7 +15,11 @@ nsenter:util-linux
 setpriv:util-linux
 ps:procps
 mmdebstrap:mmdebstrap
-docker-registry:docker-registry'
+docker-registry:docker-registry
+ufw:ufw
+nft:nftables
+faketime:faketime
+docker-compose:docker-compose'
 
 PATH="$PATH:/usr/sbin:/sbin"
 packages=''
