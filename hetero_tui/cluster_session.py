@@ -15,7 +15,7 @@ from hetero_tui.session import CheckInfo, ConfirmHostKey, HostStatus, LaunchProg
 from hetero_tui.store import Store
 from hetero_tui.views import LogRecord
 from remote.checkpoints import FOLDER, checkpoints_in
-from remote.checks.catalogue import CATALOGUE
+from remote.checks.catalogue import GROUPS
 from remote.checks.context import CheckContext
 from remote.checks.model import CheckProgress, CheckResult, Verdict
 from remote.checks.network_report import PairMatrix
@@ -132,8 +132,11 @@ class ClusterSession:
                 severity=check.severity.value,
                 scope="cluster" if check.scope == "cluster" else "host",
                 needs=check.needs,
+                group=group,
+                is_source=check.is_source,
             )
-            for check in CATALOGUE
+            for group, checks in GROUPS
+            for check in checks
         )
 
     @property

@@ -36,6 +36,10 @@ class CheckInfo:
     severity: str
     scope: Literal["host", "cluster"]
     needs: tuple[str, ...] = ()
+    group: str = ""
+    """Heading it is shown under."""
+    is_source: bool = False
+    """Checks that need it read what it finds."""
 
 
 @runtime_checkable

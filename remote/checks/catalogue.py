@@ -5,17 +5,14 @@ from __future__ import annotations
 from remote.checks import addresses, engine, gpu, image, job, network, reach, resources, software
 from remote.checks.model import Check
 
-CATALOGUE: tuple[Check, ...] = (
-    *reach.CHECKS,
-    *engine.CHECKS,
-    *resources.CHECKS,
-    *gpu.CHECKS,
-    *image.CHECKS,
-    gpu.CUDA,
-    *software.CHECKS,
-    addresses.EPHEMERAL,
-    network.PROBE,
-    *addresses.CHECKS,
-    *network.CHECKS,
-    *job.CHECKS,
+GROUPS: tuple[tuple[str, tuple[Check, ...]], ...] = (
+    ("Hosts", reach.CHECKS),
+    ("Docker", engine.CHECKS),
+    ("Resources", resources.CHECKS),
+    ("GPU", gpu.CHECKS),
+    ("Image and software", (*image.CHECKS, gpu.CUDA, *software.CHECKS)),
+    ("Network", (addresses.EPHEMERAL, network.PROBE, *addresses.CHECKS, *network.CHECKS)),
+    ("Job", job.CHECKS),
 )
+"""What belongs together on the screen."""
+CATALOGUE: tuple[Check, ...] = tuple(check for _, checks in GROUPS for check in checks)

@@ -37,6 +37,11 @@ class Fix:
     """Shell lines to run on ``host``, ready to copy."""
     host: str = ""
     needs_root: bool = False
+    safe: bool = False
+    """The commands may be run as they stand once the person has seen them: nothing is left to fill in, nobody has to
+    answer, and nothing is ended or removed that this program has not made."""
+    new_login: bool = False
+    """It takes effect with the next login, so the connection to the host is made anew."""
 
 
 @dataclass(frozen=True, slots=True)
