@@ -19,7 +19,9 @@ docker-registry:docker-registry
 ufw:ufw
 nft:nftables
 faketime:faketime
-docker-compose:docker-compose'
+docker-compose:docker-compose
+sudo:sudo
+rsync:rsync'
 
 PATH="$PATH:/usr/sbin:/sbin"
 packages=''
