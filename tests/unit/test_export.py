@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import getpass
+import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -124,14 +128,58 @@ def test_slurm_starts_one_component_a_host_with_the_words_of_the_plan(case: str,
     ]
 
 
-@pytest.mark.parametrize("case", [*CONTAINERS, "process-and-docker"])
-def test_slurm_accepts_the_script(case: str, tmp_path: Path) -> None:
-    if shutil.which("sbatch") is None:
-        pytest.skip("no Slurm here")
-    script = tmp_path / "job.sh"
-    script.write_text(export_plan(plan_of(case), "slurm"), encoding="utf-8")
-    done = subprocess.run(["sbatch", "--test-only", str(script)], capture_output=True, text=True, check=False)
-    assert "Invalid" not in done.stderr, done.stderr
+def _slurm_configuration(folder: Path, nodes: set[str]) -> str:
+    """A controller without daemons on nodes: cloud nodes count as available."""
+    return "\n".join(
+        [
+            "ClusterName=test",
+            f"SlurmctldHost={socket.gethostname().split('.')[0]}(127.0.0.1)",
+            f"SlurmctldPort={free_port()}",
+            "AuthType=auth/none",
+            "CredType=cred/none",
+            f"SlurmUser={getpass.getuser()}",
+            f"StateSaveLocation={folder}/state",
+            f"SlurmctldPidFile={folder}/controller.pid",
+            "GresTypes=gpu",
+            "SelectType=select/cons_tres",
+            "SuspendProgram=/bin/true",
+            "ResumeProgram=/bin/true",
+            "SuspendTime=300",
+            f"NodeName={','.join(sorted(nodes))} NodeAddr=127.0.0.1 CPUs=64 Gres=gpu:8 State=CLOUD",
+            "PartitionName=all Nodes=ALL Default=YES State=UP\n",
+        ]
+    )
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def test_slurm_accepts_the_scripts(tmp_path: Path) -> None:
+    if shutil.which("sbatch") is None or shutil.which("slurmctld") is None:
+        pytest.skip("Slurm is not installed")
+    plans = [plan_of(case) for case in (*CONTAINERS, "process-and-docker")]
+    (tmp_path / "state").mkdir()
+    (tmp_path / "slurm.conf").write_text(_slurm_configuration(tmp_path, {h.host for p in plans for h in p.hosts}))
+    environment = dict(os.environ, SLURM_CONF=str(tmp_path / "slurm.conf"))
+    controller = subprocess.Popen(["slurmctld", "-D"], env=environment, stderr=subprocess.DEVNULL)
+    try:
+        ping = ["scontrol", "ping"]
+        deadline = time.monotonic() + 30
+        while b"is UP" not in subprocess.run(ping, env=environment, capture_output=True, check=False).stdout:
+            assert time.monotonic() < deadline, "slurmctld did not come up"
+            assert controller.poll() is None, "slurmctld ended"
+        for number, plan in enumerate(plans):
+            script = tmp_path / f"job-{number}.sh"
+            script.write_text(export_plan(plan, "slurm"), encoding="utf-8")
+            command = ["sbatch", "--test-only", str(script)]
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr
+            assert all(host.host in done.stderr for host in plan.hosts)
+    finally:
+        controller.terminate()
+        controller.wait()
 
 
 def test_torchrun_gets_the_script_with_its_arguments() -> None:
