@@ -8,7 +8,6 @@ Works with API 1.41 (engine 20.10) and later; the version is negotiated, never p
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import math
 import secrets
@@ -22,14 +21,17 @@ from urllib.parse import quote, urlencode
 
 import docker
 import requests
-from docker.errors import APIError, DockerException, NotFound
+from docker.errors import APIError, NotFound
 
 from remote.container import ContainerSpec, archive, container_config
-from remote.decode_errors import decode
+from remote.engine_errors import engine_error, in_thread
 from remote.engine_http import Answer, Demultiplexer, FramingError, request
+from remote.engine_image import ImageInfo, image_info
 from remote.errors import ConnectionDropped, EngineError, RemoteError
 from remote.plan_contract import LABEL_HOST
 from remote.runner import Completed, Runner
+
+__all__ = ["DEFAULT_SOCKET", "LABEL_CHECK", "Engine", "ImageInfo", "LogFrames", "engine_error"]
 
 DEFAULT_SOCKET: Final = "/var/run/docker.sock"
 LABEL_CHECK: Final = "hetero-tui.check"
@@ -38,24 +40,6 @@ THREADS: Final = 4
 MAX_RUN_ONCE_OUTPUT: Final = 16 << 20
 FIRST_ANSWER_TIMEOUT: Final = 30.0
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True, slots=True)
-class ImageInfo:
-    """An image on a host."""
-
-    ref: str
-    id: str
-    layers_digest: str
-    """SHA-256 over the digests of the unpacked layers, in order: equal exactly when the file systems are equal."""
-    layers: tuple[str, ...]
-    architecture: str
-    """As Go calls it: ``amd64``, ``arm64``."""
-    operating_system: str
-    size: int
-    """Bytes on the host's disk."""
-    env: tuple[str, ...] = ()
-    labels: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(slots=True)
@@ -102,7 +86,7 @@ class Engine:
         try:
             local = await resources.enter_async_context(runner.forward_unix(socket))
             resources.callback(executor.shutdown, wait=False, cancel_futures=True)
-            client = await _in_thread(
+            client = await in_thread(
                 executor,
                 runner.host,
                 f"engine at {socket}",
@@ -139,7 +123,7 @@ class Engine:
             if isinstance(error.__cause__, NotFound):
                 return None
             raise
-        return _image_info(ref, found)
+        return image_info(ref, found)
 
     async def images(self) -> tuple[ImageInfo, ...]:
         """Return every image of the host that has a name; one of several names stands for all of them."""
@@ -455,7 +439,7 @@ class Engine:
         """
         self._require_connection(what)
         try:
-            return await _in_thread(self._executor, self.host, what, request)
+            return await in_thread(self._executor, self.host, what, request)
         except EngineError:
             self._require_connection(what)
             raise
@@ -490,42 +474,3 @@ async def _frames(answer: Answer, host: str) -> LogFrames:
         raise EngineError(f"the engine's log stream cannot be read: {error}", host=host) from error
     if demultiplexer.unfinished:
         raise ConnectionDropped("the engine's log stream ended in the middle of a message", host=host)
-
-
-async def _in_thread(executor: ThreadPoolExecutor, host: str, what: str, request: Callable[[], _T]) -> _T:
-    try:
-        return await asyncio.get_running_loop().run_in_executor(executor, request)
-    except (DockerException, requests.exceptions.RequestException, OSError) as error:
-        raise engine_error(host, what, _explanation(error)) from error
-
-
-def engine_error(host: str, asked: str, said: str) -> EngineError:
-    """Return an error that says what was asked, what the engine answered, and what to do about it."""
-    decoded = decode(said)
-    if decoded is None:
-        return EngineError(f"`{asked}`: the engine said: {said}", host=host, next_step="docker info on that host")
-    return EngineError(f"{decoded.cause}. `{asked}`: the engine said: {said}", host=host, next_step=decoded.next_step)
-
-
-def _explanation(error: Exception) -> str:
-    if isinstance(error, APIError) and error.explanation:
-        return str(error.explanation).strip()
-    if isinstance(error, requests.exceptions.Timeout):
-        return f"nothing within the time limit ({error})"
-    return str(error).strip() or type(error).__name__
-
-
-def _image_info(ref: str, found: Mapping[str, Any]) -> ImageInfo:
-    layers = tuple((found.get("RootFS") or {}).get("Layers") or ())
-    config = found.get("Config") or {}
-    return ImageInfo(
-        ref=ref,
-        id=str(found.get("Id", "")),
-        layers_digest="sha256:" + hashlib.sha256("\n".join(layers).encode()).hexdigest(),
-        layers=layers,
-        architecture=str(found.get("Architecture", "")),
-        operating_system=str(found.get("Os", "")),
-        size=int(found.get("Size") or 0),
-        env=tuple(config.get("Env") or ()),
-        labels=tuple(sorted((config.get("Labels") or {}).items())),
-    )
