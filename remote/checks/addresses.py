@@ -110,6 +110,7 @@ def lookup_finding(facts: Facts, report: HostReport, peers: Mapping[str, str]) -
             tuple(f"echo '{line}' | sudo tee -a /etc/hosts" for line in lines),
             host=facts.host,
             needs_root=True,
+            safe=True,
         ),
     )
 
@@ -135,6 +136,7 @@ def ephemeral_finding(inventory: Inventory, facts: Facts, is_master: bool) -> Fi
                 (f'sudo sysctl -w net.ipv4.ip_local_port_range="{promised[0]} {promised[1]}"',),
                 host=facts.host,
                 needs_root=True,
+                safe=True,
             ),
         )
     if is_master and first <= port <= last:
@@ -146,6 +148,7 @@ def ephemeral_finding(inventory: Inventory, facts: Facts, is_master: bool) -> Fi
                 (f"sudo sysctl -w net.ipv4.ip_local_reserved_ports={port}",),
                 host=facts.host,
                 needs_root=True,
+                safe=True,
             ),
         )
     return ok(f"{first}-{last}", evidence)

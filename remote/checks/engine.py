@@ -43,6 +43,8 @@ def no_engine_finding(facts: Facts, error: EngineError) -> Finding:
                 (f"sudo usermod -aG docker {shlex.quote(facts.user)}",),
                 host=facts.host,
                 needs_root=True,
+                safe=True,
+                new_login=True,
             ),
         )
     if facts.docker_cli or facts.engine_sockets:
@@ -54,6 +56,7 @@ def no_engine_finding(facts: Facts, error: EngineError) -> Finding:
                 systems.start_service(facts, "docker"),
                 host=facts.host,
                 needs_root=facts.system != "Darwin",
+                safe=True,
             ),
         )
     install = systems.install(

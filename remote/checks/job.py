@@ -56,6 +56,7 @@ def limits_finding(facts: Facts, report: HostReport) -> Finding:
                 ("sudo mount -o remount,size=1G /dev/shm",),
                 host=facts.host,
                 needs_root=True,
+                safe=True,
             ),
         )
     if 0 < report.open_files < OPEN_FILES:
@@ -67,6 +68,8 @@ def limits_finding(facts: Facts, report: HostReport) -> Finding:
                 ("echo '* soft nofile 65536' | sudo tee /etc/security/limits.d/hetero-tui.conf",),
                 host=facts.host,
                 needs_root=True,
+                safe=True,
+                new_login=True,
             ),
         )
     return ok(f"{shared}, {report.open_files} open files" if report.shared_memory else "fine", evidence)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from remote.checks import systems
 from remote.checks.addresses import is_address
@@ -130,7 +131,7 @@ def _path_fix(links: Sequence[PairLink], target: Facts, addresses: Mapping[str, 
             f"{fix.text}. If {links[0].address} answers nothing at all, the hosts are on different networks: guest "
             "Wi-Fi, client isolation or another VLAN; put them on one, or join them by a VPN"
         )
-        return Fix(text, fix.commands, fix.host, fix.needs_root)
+        return replace(fix, text=text)
     return fix
 
 
@@ -188,12 +189,10 @@ def data_ports_finding(
         ports = inventory.network.port_range or f"{first}-{last}"
         fix = _path_fix(broken, target, addresses, ports)
         if not inventory.network.port_range and fix.needs_root:
-            fix = Fix(
-                f"{fix.text} (every rank listens on one port of the ephemeral range; to open fewer, set port_range = "
-                '"29900-29950" under [network] and narrow net.ipv4.ip_local_port_range to it on all hosts)',
-                fix.commands,
-                fix.host,
-                fix.needs_root,
+            fix = replace(
+                fix,
+                text=f"{fix.text} (every rank listens on one port of the ephemeral range; to open fewer, set "
+                'port_range = "29900-29950" under [network] and narrow net.ipv4.ip_local_port_range to it everywhere)',
             )
         return fail("; ".join(explain(link) for link in broken), evidence, fix)
     untried = [source for source, link in links.items() if link is None]
@@ -234,6 +233,7 @@ def packets_finding(host: Facts, links: Sequence[PairLink], payload: int) -> Fin
                 (f"sudo ip link set dev {interface} mtu 1280",),
                 host=host.host,
                 needs_root=True,
+                safe=True,
             ),
         )
     proven = [link for link in links if link.error is None]

@@ -212,7 +212,7 @@ def clock_finding(facts: Facts) -> Finding:
     return warn(
         f"the clock is {abs(offset):.1f} s {direction} this machine's; log times are corrected, certificates are not",
         evidence,
-        Fix("let the host set its clock from the network", commands, host=facts.host, needs_root=True),
+        Fix("let the host set its clock from the network", commands, host=facts.host, needs_root=True, safe=True),
     )
 
 

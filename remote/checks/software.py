@@ -58,7 +58,7 @@ class Bed:
                 host=self.facts.host,
             )
         command = f"{shlex.quote(self.python)} -m pip install {package}"
-        return Fix("install it into that Python", (command,), host=self.facts.host)
+        return Fix("install it into that Python", (command,), host=self.facts.host, safe=True)
 
 
 def software_finding(bed: Bed, completed: Completed, software: Software | None) -> Finding:
@@ -104,6 +104,7 @@ def _silent(bed: Bed, completed: Completed, evidence: str) -> Finding:
             "make a virtual environment with the trainer and name its Python as `python` of this host",
             ("python3 -m venv ~/hetero", "~/hetero/bin/pip install 'hetero-tui[trainer]'"),
             host=bed.facts.host,
+            safe=True,
         )
     )
     missing = completed.exit_status in {126, 127}

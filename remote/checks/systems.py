@@ -87,7 +87,11 @@ def open_ports(facts: Facts, ports: str, sources: tuple[str, ...]) -> Fix:
     for name in ("ufw", "firewalld", "nft", "nftables", "iptables"):
         if name in found:
             return Fix(
-                f"{words}: {name} is on", _firewall_commands(name, ports, sources), host=facts.host, needs_root=True
+                f"{words}: {name} is on",
+                _firewall_commands(name, ports, sources),
+                host=facts.host,
+                needs_root=True,
+                safe=True,
             )
     return Fix(
         f"{words}: no firewall was seen on the host itself (reading its rules may need root), so look there first, "
