@@ -207,6 +207,24 @@ def demo(
 
 
 @app.command
+def shares(
+    *,
+    speeds: Annotated[str, Parameter(help="Samples/s of each rank alone, like 256,180,45,40.")],
+    global_batch: Annotated[int, Parameter(help="Samples of one step, all ranks together.")],
+    by_hand: Annotated[str, Parameter(help="Shares of your own to compare with, like 64,64,32,32.")] = "",
+    json: AsJson = False,
+) -> int:
+    """Compare equal, proportional and best shares for speeds you name. Nothing is started."""
+    from hetero_tui import shares as arithmetic
+
+    named = arithmetic.numbers(speeds, "speeds")
+    own = tuple(int(share) for share in arithmetic.numbers(by_hand, "shares")) if by_hand else ()
+    found = arithmetic.splits(named, global_batch, own)
+    print(arithmetic.document(found) if json else arithmetic.render(found, named), end="\n" if json else "")
+    return exit_codes.OK
+
+
+@app.command
 def schema() -> int:
     """Print the JSON schema of cluster.toml for editors."""
     from remote.inventory import json_schema
