@@ -18,6 +18,7 @@ from remote.errors import LaunchError, RemoteError
 from remote.plan_contract import LABEL_BY
 from remote.plan_model import LaunchPlan
 from remote.runtime import HostRunState, HostRuntime, State
+from remote.text import printable
 
 WAYS_OUT: Final = "follow it with hetero-tui watch, or end it with hetero-tui stop"
 ABANDONED_SECONDS: Final = 600.0
@@ -41,13 +42,13 @@ def signed(plan: LaunchPlan, by: str) -> LaunchPlan:
 
 def occupied_by(run: HostRunState) -> str:
     """Return in words which run lives on a host, whose it is and since when."""
-    by = f", launched by {_printable(run.started_by)}" if run.started_by else ""
+    by = f", launched by {printable(run.started_by)}" if run.started_by else ""
     since = ""
     if run.started_at > 0:
         since = f", training since {datetime.fromtimestamp(run.started_at, UTC):%Y-%m-%d %H:%M:%S} UTC"
     elif run.state is State.CREATED:
         since = ", being launched right now"
-    return f"run {_printable(run.run_id)} of this cluster is there{by}{since}"
+    return f"run {printable(run.run_id)} of this cluster is there{by}{since}"
 
 
 async def refuse_if_occupied(plan: LaunchPlan, runtimes: Mapping[str, HostRuntime]) -> None:
@@ -72,7 +73,3 @@ async def refuse_if_occupied(plan: LaunchPlan, runtimes: Mapping[str, HostRuntim
     if by_run:
         told = "\n".join(f"{', '.join(run.host for run in runs)}: {occupied_by(runs[0])}" for runs in by_run.values())
         raise LaunchError(f"cluster {plan.cluster} is in use\n{told}", next_step=WAYS_OUT)
-
-
-def _printable(text: str) -> str:
-    return "".join(each if each.isprintable() else "�" for each in text[:100])

@@ -10,18 +10,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
-from remote.decode_errors import Decoded, decode, decode_exit
 from remote.errors import LaunchError, RemoteError
-from remote.plan_model import HostPlan, LaunchPlan
-from remote.progress import LaunchPhase, LaunchProgress
-from remote.runtime import HostRunState, HostRuntime, State, StoredCheckpoint, closing
-from trainer.events import EventError, Failed, Hello, Output
-from trainer.events import decode as decode_event
+from remote.launch_part import MissingHost, Part, Report
+from remote.plan_model import LaunchPlan
+from remote.progress import LaunchProgress
+from remote.runtime import HostRuntime, State, StoredCheckpoint
+from remote.text import one_line
+from trainer.events import Hello
 
 __all__ = ["LaunchProgress", "LaunchedRun", "MissingHost", "RanksMissing", "StopReport", "launch", "send", "stop_run"]
 
@@ -30,26 +29,6 @@ SETTLE: Final = 3.0
 """Seconds to go on listening after the first failure: hosts that fail for the same reason are named together."""
 UNDO_TIMEOUT: Final = 30.0
 UNDO_GRACE: Final = 1.0
-INSPECT_TIMEOUT: Final = 5.0
-INSPECT_AGAIN: Final = 0.05
-TAIL_LINES: Final = 12
-LINE_LENGTH: Final = 300
-
-Report = Callable[[LaunchProgress], None]
-
-
-@dataclass(frozen=True, slots=True)
-class MissingHost:
-    """A host whose ranks did not come up."""
-
-    host: str
-    ranks: tuple[int, ...]
-    """The ranks of the host that are missing."""
-    reason: str
-    next_step: str = ""
-    last_lines: tuple[str, ...] = ()
-    is_consequence: bool = False
-    """True when the reason points at another host."""
 
 
 class RanksMissing(LaunchError):
@@ -134,11 +113,11 @@ async def launch(
         LaunchError: the run is already there.
     """
     started = clock()
-    parts = [_Part(host, runtimes[host.host], plan.run_id, report) for host in plan.hosts]
+    parts = [Part(host, runtimes[host.host], plan.run_id, report) for host in plan.hosts]
     try:
         async with asyncio.timeout(timeout) as deadline:
             await _refuse_second_launch(plan, parts)
-            await _all(parts, _Part.create)
+            await _all(parts, Part.create)
             _raise_if_missing(plan, parts)
             if checkpoint is not None:
                 deadline.reschedule(None)
@@ -177,7 +156,7 @@ async def stop_run(
             async with asyncio.timeout(grace + UNDO_TIMEOUT):
                 await runtime.stop(run_id, grace=grace)
         except (RemoteError, TimeoutError, OSError) as error:
-            unreachable[host] = _one_line(error)
+            unreachable[host] = one_line(error)
             report(LaunchProgress(host, "failed", f"may still run: {unreachable[host]}"))
         else:
             stopped.append(host)
@@ -210,7 +189,7 @@ async def send(
         try:
             await runtime.control(run_id, stamped)
         except (RemoteError, TimeoutError, OSError) as error:
-            failed[host] = _one_line(error)
+            failed[host] = one_line(error)
 
     async with asyncio.TaskGroup() as group:
         for host, runtime in runtimes.items():
@@ -218,134 +197,7 @@ async def send(
     return dict(sorted(failed.items()))
 
 
-@dataclass(slots=True)
-class _Part:
-    """One host's part of the launch."""
-
-    plan: HostPlan
-    runtime: HostRuntime
-    run_id: str
-    report: Report
-    hellos: dict[int, Hello] = field(default_factory=dict)
-    failure: Failed | None = None
-    problem: MissingHost | None = None
-    was_created: bool = False
-    """Something may be there to be taken back."""
-    tail: deque[str] = field(default_factory=lambda: deque(maxlen=TAIL_LINES))
-
-    @property
-    def host(self) -> str:
-        return self.plan.host
-
-    @property
-    def ranks(self) -> tuple[int, ...]:
-        return tuple(each.rank for each in self.plan.ranks)
-
-    @property
-    def is_ready(self) -> bool:
-        return self.problem is None and all(rank in self.hellos for rank in self.ranks)
-
-    def tell(self, phase: LaunchPhase, detail: str = "") -> None:
-        self.report(LaunchProgress(self.host, phase, detail))
-
-    def fail(self, reason: str, decoded: Decoded | None = None, next_step: str = "") -> None:
-        """Note the first thing that went wrong; what follows is its consequence."""
-        if self.problem is not None:
-            return
-        silent = tuple(rank for rank in self.ranks if rank not in self.hellos)
-        self.problem = MissingHost(
-            host=self.host,
-            ranks=silent or self.ranks,
-            reason=reason,
-            next_step=next_step or (decoded.next_step if decoded else ""),
-            last_lines=tuple(self.tail),
-            is_consequence=decoded is not None and decoded.is_consequence,
-        )
-        self.tell("failed", reason)
-
-    def fail_with(self, error: RemoteError | TimeoutError | OSError) -> None:
-        if isinstance(error, RemoteError):
-            self.fail(error.message, next_step=error.next_step)
-        else:
-            self.fail(_one_line(error))
-
-    async def create(self) -> None:
-        self.tell("creating")
-        self.was_created = True
-        await self.runtime.create(self.plan, self.run_id)
-        self.tell("created")
-
-    async def start_and_watch(self, changed: Callable[[], None]) -> None:
-        """Start, then read the log until cancelled, until it ends or until the host has a problem."""
-        self.tell("starting")
-        await self.runtime.start(self.run_id)
-        self.tell("importing")
-        async with closing(self.runtime.logs(self.run_id)) as batches:
-            async for lines in batches:
-                for line in lines:
-                    self._take(line.text)
-                if self.failure is not None:
-                    break
-                changed()
-        await self.explain_end()
-
-    def _take(self, text: str) -> None:
-        try:
-            event = decode_event(text)
-        except EventError:
-            event = None
-        match event:
-            case Hello():
-                was_ready = self.is_ready
-                self.hellos[event.rank] = event
-                if self.is_ready and not was_ready:
-                    self.tell("ready", event.device_name or event.device)
-            case Failed():
-                self.failure = self.failure or event
-            case Output():
-                self.tail.append(_printable(event.text))
-            case None:
-                self.tail.append(_printable(text))
-
-    async def explain_end(self) -> None:
-        """Note why the log ended, or why a rank gave up, before the go."""
-        said = "\n".join([self.failure.error, self.failure.traceback] if self.failure else self.tail)
-        decoded = decode(said)
-        state = await self._state(is_ending=self.failure is None)
-        ended = decode_exit(state.exit_code, out_of_memory=state.out_of_memory) if state.exit_code is not None else None
-        if state.out_of_memory and ended is not None:
-            self.fail(ended.cause, ended)
-        elif decoded is not None:
-            self.fail(_with_exit(decoded.cause, state), decoded)
-        elif self.failure is not None:
-            self.fail(_with_exit(_printable(self.failure.error), state))
-        elif ended is not None:
-            self.fail(ended.cause, ended)
-        elif state.state is State.EXITED and state.exit_code == 0:
-            self.fail("exited 0 before the go", next_step="is the command the trainer? See hetero-tui plan")
-        else:
-            self.fail(state.detail or _with_exit("ended before the go", state))
-
-    async def explain_silence(self, seconds: float) -> None:
-        """Note why a host that neither failed nor became ready is late."""
-        decoded = decode("\n".join(self.tail))
-        silent = ", ".join(str(rank) for rank in self.ranks if rank not in self.hellos)
-        state = await self._state()
-        what = f"no hello of rank {silent} within {seconds:g} s, though it is {state.state.value}"
-        self.fail(f"{what}: {decoded.cause}" if decoded else what, decoded, "" if decoded else "see its last lines")
-
-    async def _state(self, *, is_ending: bool = False) -> HostRunState:
-        """Ask for the state; a log can end a moment before the engine has noted how the container ended."""
-        try:
-            async with asyncio.timeout(INSPECT_TIMEOUT):
-                while (state := await self.runtime.inspect(self.run_id)).state is State.RUNNING and is_ending:  # noqa: ASYNC110
-                    await asyncio.sleep(INSPECT_AGAIN)
-                return state
-        except (RemoteError, TimeoutError, OSError) as error:
-            return HostRunState(self.host, self.run_id, State.MISSING, detail=f"it cannot be asked: {_one_line(error)}")
-
-
-async def _refuse_second_launch(plan: LaunchPlan, parts: list[_Part]) -> None:
+async def _refuse_second_launch(plan: LaunchPlan, parts: list[Part]) -> None:
     """Make sure that nothing of this run is there: cleaning up after a failed launch would end it.
 
     Raises:
@@ -353,7 +205,7 @@ async def _refuse_second_launch(plan: LaunchPlan, parts: list[_Part]) -> None:
     """
     there: list[str] = []
 
-    async def look(part: _Part) -> None:
+    async def look(part: Part) -> None:
         if (await part.runtime.inspect(part.run_id)).state is not State.MISSING:
             there.append(part.host)
 
@@ -366,10 +218,10 @@ async def _refuse_second_launch(plan: LaunchPlan, parts: list[_Part]) -> None:
         )
 
 
-async def _all(parts: list[_Part], act: Callable[[_Part], Awaitable[None]]) -> None:
+async def _all(parts: list[Part], act: Callable[[Part], Awaitable[None]]) -> None:
     """Do something on every host at once. A host that fails keeps its problem; the others go on."""
 
-    async def one(part: _Part) -> None:
+    async def one(part: Part) -> None:
         try:
             await act(part)
         except (RemoteError, TimeoutError, OSError) as error:
@@ -380,19 +232,19 @@ async def _all(parts: list[_Part], act: Callable[[_Part], Awaitable[None]]) -> N
             group.create_task(one(part))
 
 
-async def _place(plan: LaunchPlan, parts: list[_Part], checkpoint: StoredCheckpoint) -> None:
-    async def place(part: _Part) -> None:
+async def _place(plan: LaunchPlan, parts: list[Part], checkpoint: StoredCheckpoint) -> None:
+    async def place(part: Part) -> None:
         await part.runtime.place(plan.run_id, checkpoint, part.report)
 
     await _all([part for part in parts if 0 in part.ranks], place)
     _raise_if_missing(plan, parts)
 
 
-async def _ready(parts: list[_Part], settle: float) -> None:
+async def _ready(parts: list[Part], settle: float) -> None:
     """Start everything and return when every host is ready, or when those that fail had their time to do so."""
     changed = asyncio.Event()
 
-    async def watch(part: _Part) -> None:
+    async def watch(part: Part) -> None:
         try:
             await part.start_and_watch(changed.set)
         except (RemoteError, TimeoutError, OSError) as error:
@@ -422,7 +274,7 @@ async def _ready(parts: list[_Part], settle: float) -> None:
             raise result  # a mistake in this program, not on a host
 
 
-def _verify(plan: LaunchPlan, parts: list[_Part]) -> None:
+def _verify(plan: LaunchPlan, parts: list[Part]) -> None:
     """Compare what the ranks say of themselves with the plan; a difference is the host's problem."""
     for part in parts:
         devices = {each.rank: each.device for each in part.plan.ranks}
@@ -441,7 +293,7 @@ def _verify(plan: LaunchPlan, parts: list[_Part]) -> None:
                     part.fail(f"{what} of rank {rank} is {found}, planned was {planned}")
 
 
-async def _go(plan: LaunchPlan, parts: list[_Part]) -> None:
+async def _go(plan: LaunchPlan, parts: list[Part]) -> None:
     by_host = {part.host: part for part in parts}
     failed = await send(plan.run_id, {part.host: part.runtime for part in parts}, {"command": "go"})
     for host, reason in failed.items():
@@ -451,14 +303,14 @@ async def _go(plan: LaunchPlan, parts: list[_Part]) -> None:
             part.tell("go")
 
 
-async def _explain_silence(parts: list[_Part], timeout: float) -> None:
+async def _explain_silence(parts: list[Part], timeout: float) -> None:
     late = [part for part in parts if part.problem is None and not part.is_ready]
     async with asyncio.TaskGroup() as group:
         for part in late:
             group.create_task(part.explain_silence(timeout))
 
 
-async def _undo(plan: LaunchPlan, parts: list[_Part], report: Report, missing: RanksMissing | None) -> None:
+async def _undo(plan: LaunchPlan, parts: list[Part], report: Report, missing: RanksMissing | None) -> None:
     """Take back everything that may have been made, whatever cancels us meanwhile."""
     made = {part.host: part.runtime for part in parts if part.was_created}
     undoing = asyncio.ensure_future(stop_run(plan.run_id, made, report, grace=UNDO_GRACE))
@@ -474,11 +326,11 @@ async def _undo(plan: LaunchPlan, parts: list[_Part], report: Report, missing: R
         missing.describe()
 
 
-def _missing(plan: LaunchPlan, parts: list[_Part]) -> RanksMissing:
+def _missing(plan: LaunchPlan, parts: list[Part]) -> RanksMissing:
     return RanksMissing(plan.run_id, tuple(part.problem for part in parts if part.problem), plan.world_size)
 
 
-def _raise_if_missing(plan: LaunchPlan, parts: list[_Part]) -> None:
+def _raise_if_missing(plan: LaunchPlan, parts: list[Part]) -> None:
     if any(part.problem for part in parts):
         raise _missing(plan, parts)
 
@@ -492,17 +344,3 @@ def _notes(hellos: Mapping[int, Hello]) -> tuple[str, ...]:
         return ()
     listed = "; ".join(f"{version} on rank {', '.join(map(str, ranks))}" for version, ranks in ranks_of.items())
     return (f"the ranks have different versions of torch: {listed}",)
-
-
-def _with_exit(text: str, state: HostRunState) -> str:
-    return text if state.exit_code is None else f"{text} (exited {state.exit_code})"
-
-
-def _one_line(error: BaseException) -> str:
-    text = error.message if isinstance(error, RemoteError) else str(error) or type(error).__name__
-    return _printable(text.splitlines()[0] if text else type(error).__name__)
-
-
-def _printable(text: str) -> str:
-    """Return remote text fit for a message: control characters could rewrite a terminal."""
-    return "".join(each if each.isprintable() else "�" for each in text[:LINE_LENGTH])

@@ -18,6 +18,7 @@ from remote.errors import RemoteError, ResultsError
 from remote.progress import LaunchProgress
 from remote.run_dir import file_name
 from remote.runtime import Fetched, FetchReport, HostRunState, HostRuntime, State
+from remote.text import one_line
 from remote.unpack import Arrived, Unpacked, unpack
 
 OTHERS: Final = "output"
@@ -202,7 +203,7 @@ async def bring_home(
             async with asyncio.timeout(grace + ANSWER_TIMEOUT):
                 await runtime.stop(run_id, grace=grace)
         except (RemoteError, TimeoutError, OSError) as error:
-            home.unreachable[host] = _one_line(error)
+            home.unreachable[host] = one_line(error)
             report(LaunchProgress(host, "failed", f"may still run: {home.unreachable[host]}"))
         else:
             report(LaunchProgress(host, "stopped"))
@@ -220,7 +221,7 @@ async def _fetch_or_keep(
     try:
         found = home.fetched[host] = await runtime.fetch(run_id, folder, report)
     except (RemoteError, TimeoutError, OSError) as error:
-        home.kept[host] = _one_line(error)
+        home.kept[host] = one_line(error)
         report(LaunchProgress(host, "kept", f"its results could not be brought home: {home.kept[host]}"))
         return False
     for name, reason in found.refused.items():
@@ -229,8 +230,3 @@ async def _fetch_or_keep(
         seconds = time.monotonic() - began
         report(LaunchProgress(host, "fetching", f"{each.path.name} is home after {seconds:.1f} s"))
     return True
-
-
-def _one_line(error: BaseException) -> str:
-    text = error.message if isinstance(error, RemoteError) else str(error) or type(error).__name__
-    return "".join(each if each.isprintable() else "�" for each in (text.splitlines() or [""])[0][:300])
