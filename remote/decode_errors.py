@@ -296,14 +296,14 @@ _RANK: Final = (
     ),
 )
 
-_ENTRIES: Final = _ENGINE + _RANK
-ENTRY_NAMES: Final = tuple(entry.name for entry in _ENTRIES)
+ENTRIES: Final = _ENGINE + _RANK
+ENTRY_NAMES: Final = tuple(entry.name for entry in ENTRIES)
 
 
 def decode(text: str) -> Decoded | None:
     """Return what the first known error in ``text`` means; a cause wins over a consequence, wherever it stands."""
     consequence: Decoded | None = None
-    for entry in _ENTRIES:
+    for entry in ENTRIES:
         match = entry.pattern.search(text)
         if match is None:
             continue
