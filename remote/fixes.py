@@ -105,14 +105,16 @@ def script(commands: Sequence[str], way: Way, *, is_root: bool = False) -> str:
         case Way.PASSWORD:
             lines += [
                 "IFS= read -r password",
-                "trap 'command sudo -k' EXIT",
-                f"printf '%s\\n' \"$password\" | command sudo -S -p '' -v || exit {_REFUSED}",
+                "trap '\\sudo -k' EXIT",
+                f"printf '%s\\n' \"$password\" | sudo -S -p '' -v || exit {_REFUSED}",
                 "unset password",
             ]
         case Way.SUDO | Way.USER | Way.COPY:
             pass
     if way in (Way.SUDO, Way.PASSWORD):
-        lines.append('sudo() { "$@"; }' if is_root else 'sudo() { command sudo -n "$@"; }')
+        # Without a terminal the ticket belongs to the shell that is sudo's parent. A function in a pipeline would run in
+        # a shell of its own; an alias does not.
+        lines.append('sudo() { "$@"; }' if is_root else "alias sudo='sudo -n'")
     lines += ["exec </dev/null", *(f"{{ {command}\n}} || exit" for command in commands)]
     return "\n".join(lines)
 
