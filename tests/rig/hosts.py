@@ -84,8 +84,8 @@ class RigHost(Machine):
         self.start_ssh()
         self.start_engine()
 
-    def start_engine(self, *options: str) -> None:
-        super().start_engine(*self._engine_options, *options)
+    def engine_command(self, *options: str) -> tuple[str, ...]:
+        return super().engine_command(*self._engine_options, *options)
 
     def start_ssh(self) -> None:
         """Start sshd."""
@@ -119,6 +119,10 @@ class RigHost(Machine):
     def iptables(self, *argv: str) -> None:
         """Change the host's packet filter, for example ``"-A", "INPUT", "-s", "10.77.0.1", "-j", "DROP"``."""
         self.run("iptables", "--wait", *argv)
+
+    def isolate(self, *, isolated: bool) -> None:
+        """Keep the host from every other isolated one, as guest networks and access points do."""
+        self._switch.isolate(self.number, isolated=isolated)
 
     def link_down(self) -> None:
         """Pull the network cable."""

@@ -301,13 +301,14 @@ class Machine:
         """Start dockerd; ``wait_engine`` tells when it answers."""
         pid_file = self.folder / "run/docker.pid"
         pid_file.unlink(missing_ok=True)
-        self.start_daemon(
-            [
-                *("dockerd", "--host=unix:///run/docker.sock", "--group=docker", "--data-root=/var/lib/docker"),
-                *("--exec-root=/run/docker", "--pidfile=/run/docker.pid", "--storage-driver=overlay2"),
-                *("--exec-opt=native.cgroupdriver=cgroupfs", f"--cgroup-parent=/{self.cgroup}", *options),
-            ],
-            "dockerd.log",
+        self.start_daemon(self.engine_command(*options), "dockerd.log")
+
+    def engine_command(self, *options: str) -> tuple[str, ...]:
+        """Return the command line of the machine's dockerd."""
+        return (
+            *("dockerd", "--host=unix:///run/docker.sock", "--group=docker", "--data-root=/var/lib/docker"),
+            *("--exec-root=/run/docker", "--pidfile=/run/docker.pid", "--storage-driver=overlay2"),
+            *("--exec-opt=native.cgroupdriver=cgroupfs", f"--cgroup-parent=/{self.cgroup}", *options),
         )
 
     def wait_engine(self) -> None:

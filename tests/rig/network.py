@@ -89,6 +89,10 @@ class Switch:
         """Pull or plug the cable of host ``number`` at the switch."""
         self._inside("ip", "link", "set", self._port(number), "up" if plugged else "down")
 
+    def isolate(self, number: int, *, isolated: bool) -> None:
+        """Let the port of host ``number`` talk to no other isolated port."""
+        self._inside("bridge", "link", "set", "dev", self._port(number), "isolated", "on" if isolated else "off")
+
     def down(self) -> None:
         """Remove everything."""
         if self.leg:
