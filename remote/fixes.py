@@ -112,8 +112,8 @@ def script(commands: Sequence[str], way: Way, *, is_root: bool = False) -> str:
         case Way.SUDO | Way.USER | Way.COPY:
             pass
     if way in (Way.SUDO, Way.PASSWORD):
-        # Without a terminal the ticket belongs to the shell that is sudo's parent. A function in a pipeline would run in
-        # a shell of its own; an alias does not.
+        # Without a terminal the ticket belongs to the shell that is sudo's parent. A function in a pipeline would run
+        # in a shell of its own; an alias does not.
         lines.append('sudo() { "$@"; }' if is_root else "alias sudo='sudo -n'")
     lines += ["exec </dev/null", *(f"{{ {command}\n}} || exit" for command in commands)]
     return "\n".join(lines)
