@@ -69,6 +69,14 @@ class Terminal:
         shown = _ESCAPES.sub(b"", bytes(self._painted)).decode(errors="replace")[-800:]
         raise TimeoutError(f"{pattern!r} was not painted within {timeout:.0f} s; last: {shown}")
 
+    def read_for(self, seconds: float) -> int:
+        """Go on reading for a while, as a terminal does; return how many bytes came."""
+        count, deadline = 0, time.perf_counter() + seconds
+        while (left := deadline - time.perf_counter()) > 0:
+            if select.select([self._master], [], [], left)[0]:
+                count += len(os.read(self._master, 1 << 16))
+        return count
+
     def wait(self, timeout: float) -> int:
         """Go on reading, as a terminal does, until the program has ended; return its exit status.
 

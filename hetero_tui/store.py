@@ -108,6 +108,8 @@ class Store:
         self.version = 0
         self.log: Ring[LogRecord] = Ring(log_lines)
         self.events: Ring[EventRecord] = Ring(EVENT_RECORDS)
+        self.skipped_lines = 0
+        """Lines of output that came faster than anybody reads: kept in the run's file, not in the view."""
         self.lost_lines = 0
         """Events whose number was skipped."""
         self.duplicate_lines = 0
