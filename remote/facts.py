@@ -1,4 +1,4 @@
-"""What a host is, read in one round trip by one POSIX-sh script sent over standard input."""
+"""What a host is, read in one round trip by one script sent over standard input: POSIX sh, or PowerShell on Windows."""
 
 from __future__ import annotations
 
@@ -8,11 +8,21 @@ import re
 import shlex
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from remote.errors import CommandFailed
 from remote.runner import Completed, Runner
+from remote.shells import (
+    NAMED_PIPE,
+    SHELL_QUESTION,
+    LoginShell,
+    RunCommand,
+    RunsInLoginShell,
+    WindowsShell,
+    powershell_command,
+    which_shell,
+)
 
 _EPHEMERAL_PORTS = (32768, 60999)
 """Linux's default ``net.ipv4.ip_local_port_range``."""
@@ -48,6 +58,8 @@ class Facts:
     """Name in the inventory."""
     system: str = ""
     """``Linux``, ``Darwin`` or ``Windows``."""
+    login_shell: LoginShell = "posix"
+    """What reads the commands of the account: a POSIX shell, possibly behind another one, or one of Windows'."""
     distribution: str = ""
     kernel: str = ""
     architecture: str = ""
@@ -70,6 +82,9 @@ class Facts:
     disk_path: str = ""
     machine_id: str = ""
     wsl: bool = False
+    wsl_networking: str = ""
+    """What ``wslinfo --networking-mode`` says: ``nat``, ``mirrored``, ``virtioproxy``, ``none``; empty if unknown."""
+    selinux_enforcing: bool = False
     interface: str = ""
     """Network interface on the route to the master (on the master: the one that owns its address)."""
     address: str = ""
@@ -93,6 +108,10 @@ class Facts:
     nvidia_container_toolkit: str = ""
     engine_sockets: tuple[EngineSocket, ...] = ()
     docker_cli: str = ""
+    docker_is_podman: bool = False
+    """The program called docker is the script of Fedora's podman-docker."""
+    docker_desktop: bool = False
+    """Docker Desktop is installed, running or not."""
     python: str = ""
     """Path of a python3 on the host, or empty."""
     sudo: str = ""
@@ -107,11 +126,14 @@ class Facts:
 
 
 _SCRIPT = Path(__file__).with_name("scripts") / "facts.sh"
+_WINDOWS_SCRIPT = Path(__file__).with_name("scripts") / "facts.ps1"
+SECONDS = 30.0
+WINDOWS_SECONDS = 60.0
+"""PowerShell and CIM may take many seconds to start on a machine that has not used them since it was switched on."""
 _BEGIN, _END = "@@HTUI1", "@@END"
 _MAX_LINES = 2000
 _MAX_VALUE = 4000
 _INTERFACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,31}")
-_WINDOWS = ("is not recognized as an internal or external command", "is not recognized as the name of a cmdlet")
 
 
 async def gather_facts(
@@ -127,23 +149,60 @@ async def gather_facts(
 
     Raises:
         ConnectionDropped: the connection was lost meanwhile.
-        CommandFailed: the host has no POSIX shell, or did not answer in 30 s, or its answer is no set of facts.
+        CommandFailed: the host has neither a POSIX shell nor PowerShell, did not answer in time, or its answer is no
+            set of facts.
     """
-    script = _SCRIPT.read_bytes()
-    command = f"exec /bin/sh -s -- {port:d} {shlex.quote(master_address)}"
+    arguments = f"{port:d} {shlex.quote(master_address)}"
+    posix = _Question(f"exec /bin/sh -s -- {arguments}", _SCRIPT.read_bytes(), SECONDS)
+    completed, asked_at = await _ask(runner, runner.run, posix, clock)
+    if _BEGIN not in completed.stdout:
+        shell = await _windows_shell(runner, completed)
+        assert isinstance(runner, RunsInLoginShell)
+        # What PowerShell runs is one text; the arguments are its first two lines, so that nothing has to be quoted.
+        script = f"{port:d}\n{master_address}\n".encode() + _WINDOWS_SCRIPT.read_bytes()
+        question = _Question(powershell_command(), script, WINDOWS_SECONDS)
+        completed, asked_at = await _ask(runner, runner.run_in_login_shell, question, clock)
+        if _BEGIN not in completed.stdout:
+            raise _no_facts(runner.host, completed)
+        facts = parse_facts(runner.host, completed.stdout, sent_at=asked_at, received_at=clock())
+        return replace(facts, login_shell=shell)
+    return parse_facts(runner.host, completed.stdout, sent_at=asked_at, received_at=clock())
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    command: str
+    script: bytes
+    seconds: float
+
+
+async def _ask(
+    runner: Runner, run: RunCommand, question: _Question, clock: Callable[[], float]
+) -> tuple[Completed, float]:
+    """Run a script; return its answer and when it was sent."""
     sent_at = clock()
     try:
-        completed = await runner.run(command, input=script, timeout=30.0)
+        return await run(question.command, input=question.script, timeout=question.seconds), sent_at
     except TimeoutError as error:
         raise CommandFailed(
-            "the facts script did not end within 30 s",
+            f"the facts script did not end within {question.seconds:g} s",
             host=runner.host,
             next_step="log in and look what hangs: a start-up file, a network file system, nvidia-smi?",
         ) from error
-    received_at = clock()
-    if _BEGIN not in completed.stdout:
-        raise _no_facts(runner.host, completed)
-    return parse_facts(runner.host, completed.stdout, sent_at=sent_at, received_at=received_at)
+
+
+async def _windows_shell(runner: Runner, completed: Completed) -> WindowsShell:
+    """Return which shell of Windows could not make sense of the POSIX script.
+
+    Raises:
+        CommandFailed: it is none of them: the script failed for another reason.
+    """
+    if isinstance(runner, RunsInLoginShell) and completed.exit_status != 0:
+        said = await runner.run_in_login_shell(SHELL_QUESTION, timeout=SECONDS)
+        shell = which_shell(said.stdout)
+        if shell in ("cmd", "powershell"):
+            return shell
+    raise _no_facts(runner.host, completed)
 
 
 def parse_facts(host: str, output: str, *, sent_at: float, received_at: float) -> Facts:
@@ -171,27 +230,31 @@ def parse_facts(host: str, output: str, *, sent_at: float, received_at: float) -
     interface, address = _route(one.get("route", ""), addresses)
     memory = one.get("memory", "").split()
     offset, round_trip = _clock(one, sent_at, received_at)
-    disk_free, _, disk_path = one.get("disk", "").partition(" ")
+    disk_free, disk_path = _disk(one)
+    system, hostname, kernel, architecture = _uname(one)
+    user, user_id, groups = _identity(one)
     return Facts(
         host=host,
-        system=one.get("system", ""),
+        system=system,
         distribution=one.get("distribution", ""),
-        kernel=one.get("kernel", ""),
-        architecture=one.get("architecture", ""),
-        hostname=one.get("hostname", ""),
-        user=one.get("user", ""),
-        user_id=_integer(one.get("user_id", ""), -1),
-        groups=tuple(one.get("groups", "").split()),
+        kernel=kernel,
+        architecture=architecture,
+        hostname=hostname,
+        user=user,
+        user_id=user_id,
+        groups=groups,
         home=_path(one.get("home", "")),
-        cpu_count=_integer(one.get("cpu_count", "")),
+        cpu_count=_integer(one.get("cpu_count", "")) or _online(one.get("cpu_online", "")),
         cpu_model=one.get("cpu_model", ""),
         cpu_quota=_quota(every("cpu_quota")),
         memory_total=_after(memory, "MemTotal") * 1024,
         memory_available=_after(memory, "MemAvailable") * 1024,
-        disk_free=_integer(disk_free) * 1024,
-        disk_path=_path(disk_path),
+        disk_free=disk_free,
+        disk_path=disk_path,
         machine_id=one.get("machine_id", ""),
         wsl=one.get("wsl") == "yes",
+        wsl_networking=one.get("wsl_networking", "").lower(),
+        selinux_enforcing=one.get("selinux") == "1",
         interface=interface,
         address=address,
         addresses=addresses,
@@ -207,6 +270,8 @@ def parse_facts(host: str, output: str, *, sent_at: float, received_at: float) -
         nvidia_container_toolkit=one.get("nvidia_ctk", ""),
         engine_sockets=_sockets(every("engine_socket")),
         docker_cli=_path(one.get("path_docker", "")),
+        docker_is_podman=one.get("docker_shim") == "podman",
+        docker_desktop=one.get("docker_desktop") == "yes",
         python=_path(one.get("path_python3", "")),
         sudo=one.get("sudo", "") if one.get("sudo") in ("root", "nopass", "no") else "",
         raw=tuple(pairs),
@@ -215,12 +280,6 @@ def parse_facts(host: str, output: str, *, sent_at: float, received_at: float) -
 
 def _no_facts(host: str, completed: Completed) -> CommandFailed:
     said = " ".join(f"{completed.stdout} {completed.stderr}".split())
-    if any(phrase in said for phrase in _WINDOWS):
-        return CommandFailed(
-            "this is a Windows host: its SSH server runs no POSIX shell",
-            host=host,
-            next_step="use WSL2: run sshd inside the WSL2 distribution and put its address and port in cluster.toml",
-        )
     return CommandFailed(
         f"the facts script did not run (exit status {completed.exit_status}): {_clean(said)[-400:] or 'no output'}",
         host=host,
@@ -262,7 +321,46 @@ def _halves(text: str) -> tuple[str, str]:
 
 
 def _path(text: str) -> str:
-    return text if text.startswith("/") and "\N{REPLACEMENT CHARACTER}" not in text else ""
+    """Keep what is an absolute path of POSIX or of Windows, or a named pipe's address."""
+    absolute = text.startswith(("/", NAMED_PIPE)) or re.match(r"[A-Za-z]:[\\/]", text)
+    return text if absolute and "\N{REPLACEMENT CHARACTER}" not in text else ""
+
+
+def _uname(one: Mapping[str, str]) -> tuple[str, str, str, str]:
+    """Return system, host name, kernel and architecture: of ``uname -snrm``, or told one by one."""
+    words = one.get("uname", "").split()
+    if len(words) == 4:
+        system, hostname, kernel, architecture = words
+        return system, hostname, kernel, architecture
+    return one.get("system", ""), one.get("hostname", ""), one.get("kernel", ""), one.get("architecture", "")
+
+
+def _identity(one: Mapping[str, str]) -> tuple[str, int, tuple[str, ...]]:
+    """Return user, user id and groups: of ``id``, or told one by one."""
+    if found := re.match(r"uid=([0-9]+)(?:\(([^)]*)\))?", one.get("id", "")):
+        listed = re.search(r"groups=(\S.*?)(?: context=|$)", one["id"])
+        groups = re.findall(r"[0-9]+\(([^)]*)\)", listed[1]) if listed else []
+        return found[2] or "", _integer(found[1], -1), tuple(groups)
+    return one.get("user", ""), _integer(one.get("user_id", ""), -1), tuple(one.get("groups", "").split())
+
+
+def _online(text: str) -> int:
+    """Count a kernel's list of CPUs, such as ``0-3,8-11``."""
+    total = 0
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            return 0
+        total += (_integer(last) - _integer(first) if dash else 0) + 1
+    return max(0, total)
+
+
+def _disk(one: Mapping[str, str]) -> tuple[int, str]:
+    """Return free bytes and the path they were asked for: of ``PATH`` and ``df -Pk PATH``, or of ``KiB PATH``."""
+    if found := re.match(r"(/.*?) Filesystem .*? [0-9]+ [0-9]+ (-?[0-9]+) [0-9]+%", one.get("df", "")):
+        return _integer(found[2]) * 1024, _path(found[1])
+    free, _, path = one.get("disk", "").partition(" ")
+    return _integer(free) * 1024, _path(path)
 
 
 def _stamp(text: str) -> float | None:

@@ -268,6 +268,25 @@ def test_whatever_a_host_prints_there_are_facts_or_a_remote_error(
     assert all(character not in facts.interface for character in " ;$`'\"\n")
 
 
+def test_what_uname_id_df_and_the_list_of_cpus_say_is_read_as_they_print_it() -> None:
+    output = """\
+@@HTUI1
+uname\tLinux gpu-box 6.8.0-45-generic x86_64
+id\tuid=1000(ana) gid=1000(ana) groups=1000(ana),27(sudo),5001(domain users) context=unconfined_u:unconfined_r:u_t:s0
+cpu_online\t0-3,8-11
+df\t/var/lib/docker Filesystem 1024-blocks Used Available Capacity Mounted on /dev/sda1 99 98 1000000 99% /
+selinux\t1
+@@END
+"""
+    facts = parse(output)
+    assert (facts.system, facts.hostname, facts.architecture) == ("Linux", "gpu-box", "x86_64")
+    assert facts.kernel == "6.8.0-45-generic"
+    assert (facts.user, facts.user_id, facts.groups) == ("ana", 1000, ("ana", "sudo", "domain users"))
+    assert facts.cpu_count == 8
+    assert (facts.disk_free, facts.disk_path) == (1000000 * 1024, "/var/lib/docker")
+    assert facts.selinux_enforcing
+
+
 class TestGather:
     """The way the script is sent."""
 
@@ -278,12 +297,6 @@ class TestGather:
         assert runner.asked == ["exec /bin/sh -s -- 29501 '1.2.3.4; reboot'"]
         assert runner.inputs[0].startswith(b"# What this host is.")
         assert math.isclose(facts.clock_offset, 9.9, abs_tol=1e-6)
-
-    async def test_a_windows_host_is_recognized(self) -> None:
-        said = "'exec' is not recognized as an internal or external command,\r\noperable program or batch file.\r\n"
-        with pytest.raises(CommandFailed, match="Windows") as caught:
-            await gather_facts(ScriptedRunner(Completed("gpu-box", "", 1, "", said)))
-        assert "WSL2" in caught.value.next_step
 
     async def test_an_account_that_may_not_run_commands_is_quoted(self) -> None:
         with pytest.raises(CommandFailed, match="This account is currently not available"):
