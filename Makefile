@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test check format rig-deps bench screens clean
+.PHONY: demo test check format rig-deps bench screens docs clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -41,5 +41,9 @@ bench: $(VENV)/.installed-dev
 screens: $(VENV)/.installed-dev  ## take the documentation's pictures anew, from a real run of the demo
 	$(BIN)/python -m docs.screens
 
+docs: $(VENV)/.installed-dev  ## write the generated pages and build the site, warnings are errors
+	$(BIN)/python -m docs.reference
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) build dist site .mypy_cache .ruff_cache .pytest_cache
