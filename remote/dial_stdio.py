@@ -7,28 +7,53 @@ That is ``AllowStreamLocalForwarding no``, and Windows, whose SSH server forward
 from __future__ import annotations
 
 import asyncio
+import re
 import shlex
 from collections.abc import Callable
 
 import asyncssh
 
 from remote.errors import EngineError
-from remote.ssh_command import STDERR_TAIL, Command
+from remote.shells import NAMED_PIPE
+from remote.ssh_command import STDERR_TAIL, Command, posix_command_line
 
 EXTRA_PATH = "/usr/local/bin:/opt/homebrew/bin:/snap/bin:$HOME/.docker/bin:$HOME/.rd/bin:$HOME/.orbstack/bin"
 """Where the docker CLI may be though a non-interactive SSH session's PATH lacks it (macOS: /usr/bin:/bin only)."""
 
+_PLAIN_PIPE = re.compile(r"npipe:////\./pipe/[A-Za-z0-9_.-]+")
+
 
 def dial_stdio_command(path: str) -> str:
-    """Return the POSIX-sh command that connects its standard input and output to the engine on this socket."""
-    return f'PATH="$PATH:{EXTRA_PATH}" exec docker -H unix://{shlex.quote(path)} system dial-stdio'
+    """Return the command line that connects its standard input and output to the engine at this address.
+
+    For a socket it is one for a POSIX sh behind any login shell. A named pipe (``npipe:////./pipe/docker_engine``) is
+    on Windows, where cmd and PowerShell take the same words the same way.
+
+    Raises:
+        EngineError: the address of the named pipe has a character that one of those shells would act on.
+    """
+    if not path.startswith(NAMED_PIPE):
+        return posix_command_line(
+            f'PATH="$PATH:{EXTRA_PATH}" exec docker -H unix://{shlex.quote(path)} system dial-stdio'
+        )
+    if not _PLAIN_PIPE.fullmatch(path):
+        raise EngineError(
+            f"{path!r} is no address of a named pipe", next_step=r"such an address is npipe:////./pipe/docker_engine"
+        )
+    return f"docker -H {path} system dial-stdio"
 
 
 class DialStdio:
     """A ``ByteStream`` over the standard input and output of one ``docker system dial-stdio``."""
 
-    def __init__(self, command: Command, release: Callable[[], None]) -> None:
+    def __init__(self, command: Command, path: str, release: Callable[[], None]) -> None:
         """Take over a started command; ``release`` is called once it has ended."""
+        if path.startswith(NAMED_PIPE):
+            self._why = "the SSH server of Windows forwards no named pipes"
+            self._next_step = "start Docker Desktop on the host: somebody must be logged in there"
+        else:
+            self._why = "sshd forwards no sockets"
+            self._next_step = "set AllowStreamLocalForwarding yes in the host's sshd_config, or install the docker CLI"
         self._command = command
         self._release = release
         self._errors = asyncio.create_task(command.collect_stderr(STDERR_TAIL))
@@ -48,9 +73,9 @@ class DialStdio:
             await self._errors
             said = self._command.stderr.decode("utf-8", "replace").strip()
             raise EngineError(
-                f"sshd forwards no sockets, and `docker system dial-stdio` failed too: {said[-400:] or 'no message'}",
+                f"{self._why}, and `docker system dial-stdio` failed too: {said[-400:] or 'no message'}",
                 host=self._command.login.target.label,
-                next_step="set AllowStreamLocalForwarding yes in the host's sshd_config, or install the docker CLI",
+                next_step=self._next_step,
             )
         return b""
 

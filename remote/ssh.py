@@ -18,6 +18,7 @@ from remote.errors import CommandFailed, EngineError
 from remote.inventory import Host
 from remote.known_hosts import KnownHosts, accept_host_key
 from remote.runner import ByteStream, Completed, StreamHandler
+from remote.shells import NAMED_PIPE
 from remote.ssh_command import CHUNK, STDERR_TAIL, Command, posix_command_line
 from remote.ssh_login import JumpConnections, Login, Target, log_in
 from remote.ssh_reverse import serve_reverse
@@ -175,7 +176,7 @@ class SshRunner:
         return stdout
 
     async def open_unix(self, path: str) -> ByteStream:
-        if not self._forwarding_off:
+        if not (self._forwarding_off or path.startswith(NAMED_PIPE)):
             try:
                 reader, writer = await self.login.connection.open_unix_connection(path)
             except (asyncssh.Error, OSError) as error:
@@ -197,7 +198,7 @@ class SshRunner:
         async with AsyncExitStack() as stack:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="hetero-"))
             local = Path(folder) / "engine.sock"
-            if self._forwarding_off:
+            if self._forwarding_off or path.startswith(NAMED_PIPE):
                 await stack.enter_async_context(_relay(self, path, local))
             else:
                 try:
@@ -270,10 +271,8 @@ class SshRunner:
     async def _dial_stdio(self, path: str) -> ByteStream:
         await self._sessions.acquire()
         try:
-            command = posix_command_line(dial_stdio_command(path))
-            return DialStdio(
-                await Command.start(self.login, command, "docker system dial-stdio"), self._sessions.release
-            )
+            running = await Command.start(self.login, dial_stdio_command(path), "docker system dial-stdio")
+            return DialStdio(running, path, self._sessions.release)
         except BaseException:
             self._sessions.release()
             raise
