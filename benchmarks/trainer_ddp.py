@@ -1,12 +1,11 @@
 """The peer: the same model and data under plain DistributedDataParallel with equal batches, as its tutorial has it.
 
-``python -m benchmarks.trainer_ddp BATCH STEPS`` is one rank. It prints its process id, waits for a line on standard
-input, trains, and prints the duration of every step as JSON.
+``python -m benchmarks.trainer_ddp BATCH`` is one rank. It prints its process id; for every number on standard input it
+does so many steps and prints their durations as JSON.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -14,7 +13,8 @@ import sys
 import time
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Final
+from types import TracebackType
+from typing import Final, Self
 
 import torch
 import torch.distributed as dist
@@ -34,37 +34,55 @@ WARM_UP_STEPS: Final = 2
 TIMEOUT: Final = timedelta(seconds=120)
 
 
-def measure(quotas: Sequence[CpuQuota], global_batch: int, steps: int) -> float:
-    """Return samples per second of one DDP rank in each quota, all on loopback with gloo.
+class DdpRun:
+    """One DDP rank in each quota, all on loopback with gloo. A context manager: nothing is left running."""
 
-    Raises:
-        RunFailed: a rank ended badly.
-    """
-    store = TCPStore("127.0.0.1", 0, None, is_master=True, wait_for_workers=False, timeout=TIMEOUT)
-    processes = [_start(rank, len(quotas), store.port, global_batch, steps) for rank in range(len(quotas))]
-    try:
-        for process, quota in zip(processes, quotas, strict=True):
-            assert process.stdout is not None
-            told = process.stdout.readline()
-            if not told:
-                raise RunFailed("a DistributedDataParallel rank ended before it trained")
-            quota.add(int(told))
-        for process in processes:
+    def __init__(self, quotas: Sequence[CpuQuota], global_batch: int) -> None:
+        """Start the ranks; they stand still until :meth:`measure`.
+
+        Raises:
+            RunFailed: a rank ended badly.
+        """
+        self._global_batch = global_batch
+        self._store = TCPStore("127.0.0.1", 0, None, is_master=True, wait_for_workers=False, timeout=TIMEOUT)
+        self._processes = [_start(rank, len(quotas), self._store.port, global_batch) for rank in range(len(quotas))]
+        for process, quota in zip(self._processes, quotas, strict=True):
+            quota.add(int(_answer(process)))
+
+    def measure(self, steps: int) -> float:
+        """Return samples per second over ``steps`` steps, after some to warm up.
+
+        Raises:
+            RunFailed: a rank ended badly.
+        """
+        for process in self._processes:
             assert process.stdin is not None
-            process.stdin.write("go\n")
+            process.stdin.write(f"{steps + WARM_UP_STEPS}\n")
             process.stdin.flush()
-        answers = [process.communicate(timeout=600)[0] for process in processes]
-        if any(process.returncode for process in processes):
-            raise RunFailed("a DistributedDataParallel rank ended badly")
-    finally:
-        for process in processes:
+        answers = [_answer(process) for process in self._processes]
+        durations: list[float] = json.loads(answers[0])[WARM_UP_STEPS:]
+        return self._global_batch * len(durations) / sum(durations)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for process in self._processes:
             process.kill()
-            process.wait()
-    durations: list[float] = json.loads(answers[0])[WARM_UP_STEPS:]
-    return global_batch * len(durations) / sum(durations)
+            process.communicate()
 
 
-def _start(rank: int, world_size: int, port: int, global_batch: int, steps: int) -> subprocess.Popen[str]:
+def _answer(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    told = process.stdout.readline()
+    if not told:
+        raise RunFailed("a DistributedDataParallel rank ended badly")
+    return told
+
+
+def _start(rank: int, world_size: int, port: int, global_batch: int) -> subprocess.Popen[str]:
     environment = os.environ | {
         "RANK": str(rank), "WORLD_SIZE": str(world_size), "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True", "GLOO_SOCKET_IFNAME": "lo",
@@ -72,7 +90,7 @@ def _start(rank: int, world_size: int, port: int, global_batch: int, steps: int)
         # The peer gets the allocator settings too: only the balance is compared.
         "MALLOC_MMAP_THRESHOLD_": "2000000000", "MALLOC_TRIM_THRESHOLD_": "4000000000",
     }  # fmt: skip
-    command = [sys.executable, "-m", "benchmarks.trainer_ddp", str(global_batch), str(steps + WARM_UP_STEPS)]
+    command = [sys.executable, "-m", "benchmarks.trainer_ddp", str(global_batch)]
     return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
@@ -88,35 +106,32 @@ class _Loss(nn.Module):
         return self._workload.loss(batch)[0]
 
 
-def train(global_batch: int, steps: int) -> None:
-    """Be one rank."""
+def train(global_batch: int) -> None:
+    """Be one rank: do as many steps as each line of standard input says, and answer with their durations."""
     torch.set_num_threads(1)
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     workload = build(Options(samples=4 * global_batch))
     print(os.getpid(), flush=True)
-    sys.stdin.readline()
-    dist.init_process_group("gloo")
-    model = DistributedDataParallel(_Loss(workload))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     shares = equal_shares(world_size, global_batch)
     first = sum(shares[:rank])
-    durations = []
-    for step in range(steps):
-        began = time.perf_counter()
-        indices = (torch.arange(first, first + shares[rank]) + step * global_batch) % workload.source.size
-        batch = workload.source.batch(indices, sample_keys(indices, 0, step))
-        optimizer.zero_grad()
-        torch.autograd.backward(model(batch) / shares[rank])
-        optimizer.step()
-        durations.append(time.perf_counter() - began)
-    dist.barrier()
-    print(json.dumps(durations), flush=True)
-    dist.destroy_process_group()
+    model: DistributedDataParallel | None = None
+    for line in sys.stdin:
+        if model is None:
+            dist.init_process_group("gloo")
+            model = DistributedDataParallel(_Loss(workload))
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+        durations = []
+        for step in range(int(line)):
+            began = time.perf_counter()
+            indices = (torch.arange(first, first + shares[rank]) + step * global_batch) % workload.source.size
+            batch = workload.source.batch(indices, sample_keys(indices, 0, step))
+            optimizer.zero_grad()
+            torch.autograd.backward(model(batch) / shares[rank])
+            optimizer.step()
+            durations.append(time.perf_counter() - began)
+        dist.barrier()
+        print(json.dumps(durations), flush=True)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("global_batch", type=int)
-    parser.add_argument("steps", type=int)
-    given = parser.parse_args()
-    train(given.global_batch, given.steps)
+    train(int(sys.argv[1]))

@@ -12,7 +12,7 @@ from typing import Final
 from benchmarks import trainer_network
 from benchmarks.report import Figure, Options, at_most, skipped
 from benchmarks.trainer_balance import command_line
-from benchmarks.trainer_cluster import TrainerRun
+from benchmarks.trainer_cluster import Cluster, trainer_run
 from benchmarks.trainer_network import Network
 from trainer.events import Step
 
@@ -54,8 +54,8 @@ def _overhead(options: Options) -> Figure:
     steps = 15 if options.quick else 300
     speeds = [SPEED] * RANKS
     with (
-        TrainerRun(RANKS, _options("--elastic"), speeds=speeds) as elastic,
-        TrainerRun(RANKS, _options("--no-elastic"), speeds=speeds) as plain,
+        trainer_run(RANKS, _options("--elastic"), speeds=speeds) as elastic,
+        trainer_run(RANKS, _options("--no-elastic"), speeds=speeds) as plain,
     ):
         runs = (elastic, plain)
         for run in runs:
@@ -87,7 +87,7 @@ def pause_around(ends: Sequence[float], struck: float, usual: float) -> float:
     return max(0.0, max(gaps) - usual)
 
 
-def _strike(run: TrainerRun, step: int, fault: Callable[[], float]) -> tuple[float, float]:
+def _strike(run: Cluster, step: int, fault: Callable[[], float]) -> tuple[float, float]:
     """Let a fault happen after a step; return when it did and how long rank 0 stood still."""
     run.wait_for_step(step)
     struck = fault()
@@ -101,7 +101,7 @@ def _killed(options: Options) -> Iterator[Figure]:
     """Kill a rank: the others go on, and its agent brings it back."""
     pauses, returns = [], []
     for repeat in range(_repeats(options)):
-        with TrainerRun(RANKS, _options("--elastic"), speeds=[SPEED] * RANKS) as run:
+        with trainer_run(RANKS, _options("--elastic"), speeds=[SPEED] * RANKS) as run:
             run.go()
             struck, pause = _strike(run, FIRST_STRIKE + repeat, lambda run=run: run.kill(LOST, signal.SIGKILL))  # type: ignore[misc]
             pauses.append(pause)
@@ -115,7 +115,7 @@ def _killed(options: Options) -> Iterator[Figure]:
         yield at_most(REJOINED, median(returns), 6.0, anchor=anchor, note=f"{note} {max(returns):.1f} s")
 
 
-def _time_to_return(run: TrainerRun, struck: float) -> float:
+def _time_to_return(run: Cluster, struck: float) -> float:
     """Return the seconds until the killed rank begins its first step of its second life."""
 
     def steps() -> list[Step]:
@@ -131,7 +131,7 @@ def _stopped(options: Options) -> Figure:
     """Stop a rank's process: its sockets stay open and it says nothing."""
     pauses = []
     for repeat in range(_repeats(options)):
-        with TrainerRun(RANKS, _options("--elastic"), speeds=[SPEED] * RANKS) as run:
+        with trainer_run(RANKS, _options("--elastic"), speeds=[SPEED] * RANKS) as run:
             run.go()
             pauses.append(_strike(run, 8 + repeat, lambda run=run: run.kill(LOST, signal.SIGSTOP))[1])  # type: ignore[misc]
     note = f"{len(pauses)} runs, longest {max(pauses):.2f} s"
@@ -144,7 +144,7 @@ def _unplugged(options: Options) -> Figure:
     for repeat in range(_repeats(options)):
         with (
             Network(RANKS) as network,
-            TrainerRun(RANKS, _options("--elastic"), speeds=[SPEED] * RANKS, network=network) as run,
+            trainer_run(RANKS, _options("--elastic"), speeds=[SPEED] * RANKS, network=network) as run,
         ):
 
             def pull(network: Network = network) -> float:

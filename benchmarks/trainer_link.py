@@ -8,9 +8,8 @@ from typing import Final
 from benchmarks import trainer_network, trainer_quota
 from benchmarks.report import Figure, Options, measured, skipped
 from benchmarks.trainer_balance import command_line, quotas
-from benchmarks.trainer_cluster import TrainerRun, throughput
+from benchmarks.trainer_cluster import throughput, trainer_run
 from benchmarks.trainer_network import Network
-from trainer.events import Step
 
 ID: Final = "auto_100mbit_vs_best_single"
 PARTS: Final = (0.4, 0.4)
@@ -28,10 +27,10 @@ def figures(options: Options) -> Iterator[Figure]:
         yield skipped(ID, reason, "x")
         return
     steps = 5 if options.quick else 60
-    with quotas(PARTS[:1]) as limits, TrainerRun(1, command_line(BATCH, "static"), quotas=limits) as run:
+    with quotas(PARTS[:1]) as limits, trainer_run(1, command_line(BATCH, "static"), quotas=limits) as run:
         run.go()
         run.wait_for_step(2)
-        alone = throughput(_steps(run, run.run_steps(steps)))
+        alone = throughput(run.steps_in(run.run_steps(steps)))
         run.stop()
     found = {}
     with Network(len(PARTS), MEGABITS) as network:
@@ -39,16 +38,12 @@ def figures(options: Options) -> Iterator[Figure]:
             arguments = command_line(BATCH, "dynamic", "--communication", communication)
             with (
                 quotas(PARTS) as limits,
-                TrainerRun(len(PARTS), arguments, quotas=limits, network=network) as run,
+                trainer_run(len(PARTS), arguments, quotas=limits, network=network) as run,
             ):
                 run.go()
                 run.wait_for_step(4)
-                found[communication] = throughput(_steps(run, run.run_steps(steps)))
+                found[communication] = throughput(run.steps_in(run.run_steps(steps)))
                 run.stop()
     anchor = f"{alone:.0f} samples/s of one rank alone"
     yield measured(ID, found["auto"] / alone, "x", comparison=">", goal=1.5, anchor=anchor)
     yield measured("exact_100mbit_vs_best_single", found["exact"] / alone, "x", anchor=anchor)
-
-
-def _steps(run: TrainerRun, window: range) -> list[Step]:
-    return [event for event in run.of(Step, 0) if event.step in window]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from types import TracebackType
@@ -29,10 +30,14 @@ def _base() -> Path | None:
 
 
 class CpuQuota:
-    """A control group that holds its processes down to a part of one CPU."""
+    """A control group that holds its processes down to a part of one CPU.
 
-    def __init__(self, name: str, cpus: float) -> None:
-        """Make the group.
+    Its processes stay on one CPU, as those of a slow machine would: the kernel deals a quota out to the CPUs in
+    slices, and a process whose threads move loses what is left of its slice on the CPU it leaves.
+    """
+
+    def __init__(self, name: str, cpus: float, processor: int) -> None:
+        """Make the group; ``processor`` is the index of the CPU among those this process may use.
 
         Raises:
             OSError: control groups cannot be written here; see :func:`unavailable`.
@@ -47,6 +52,13 @@ class CpuQuota:
         self._folder.mkdir()
         if not self._version_2:
             (self._folder / "cpu.cfs_period_us").write_text(f"{PERIOD * 1e6:.0f}", encoding="ascii")
+        # Whatever else runs must not take what the quota grants: the quotas together are less than the machine.
+        if self._version_2:
+            (self._folder / "cpu.weight").write_text("10000", encoding="ascii")
+        else:
+            (self._folder / "cpu.shares").write_text("262144", encoding="ascii")
+        usable = sorted(os.sched_getaffinity(0))
+        self._processor = usable[processor % len(usable)]
         self.cpus = 0.0
         self.set(cpus)
 
@@ -60,8 +72,12 @@ class CpuQuota:
         self.cpus = cpus
 
     def add(self, process_id: int) -> None:
-        """Hold a process down, with all its threads."""
+        """Hold a process down, with all its threads, present and future."""
         (self._folder / "cgroup.procs").write_text(str(process_id), encoding="ascii")
+        for thread in os.listdir(f"/proc/{process_id}/task"):
+            with contextlib.suppress(ProcessLookupError):
+                # The thread has ended since it was listed.
+                os.sched_setaffinity(int(thread), {self._processor})
 
     def __enter__(self) -> Self:
         return self
