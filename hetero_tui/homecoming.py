@@ -1,0 +1,100 @@
+"""The end of a run, as the session carries it out: results home, what ended how, nothing left on the hosts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from remote.errors import RemoteError
+from remote.inventory import Inventory
+from remote.progress import LaunchProgress
+from remote.results import HomeReport, bring_home
+from remote.run_dir import RunDir
+from remote.run_end import append_rest, stored_run, write_end
+from remote.runtime import HostRuntime
+
+if TYPE_CHECKING:
+    from remote.hosts import Hosts
+
+
+class Note(Protocol):
+    """Told what a person should read: ``Store.note``."""
+
+    def __call__(self, text: str, level: str = "info", host: str = "") -> None: ...
+
+
+class Homecoming:
+    """Brings runs of one cluster home, one at a time."""
+
+    def __init__(self, inventory: Inventory, experiments: Path) -> None:
+        """Runs are kept under ``experiments``."""
+        self._inventory = inventory
+        self._experiments = experiments
+        self._busy = asyncio.Lock()
+
+    async def reachable(self, hosts: Hosts) -> tuple[dict[str, HostRuntime], dict[str, str]]:
+        """Return what runs things on the hosts that answer, and why the others do not."""
+        runtimes: dict[str, HostRuntime] = {}
+        unreachable: dict[str, str] = {}
+
+        async def one(name: str) -> None:
+            try:
+                runtimes[name] = await hosts.runtime(name)
+            except RemoteError as error:
+                unreachable[name] = error.message
+
+        await asyncio.gather(*(one(host.name) for host in self._inventory.hosts))
+        return runtimes, unreachable
+
+    async def bring(
+        self,
+        run_id: str,
+        runtimes: Mapping[str, HostRuntime],
+        unreachable: Mapping[str, str],
+        report: Callable[[LaunchProgress], None],
+        *,
+        note: Note,
+        run_dir: RunDir | None = None,
+        is_followed: bool = False,
+        discard: bool = False,
+        may_end: bool = True,
+    ) -> HomeReport:
+        """Bring a run home from the hosts that answer, and write down how it ended.
+
+        Args:
+            run_id: which run.
+            runtimes: of the hosts that answer.
+            unreachable: why the others do not.
+            report: told of each host's progress.
+            note: told what was fetched and what stays.
+            run_dir: the run's folder where it is open already.
+            is_followed: somebody reads the hosts' logs to their end.
+            discard: remove without bringing anything home.
+            may_end: with False, a host where it still runs is left alone.
+        """
+
+        def noted(progress: LaunchProgress) -> None:
+            if progress.phase in ("fetching", "kept"):
+                level = "error" if progress.phase == "kept" else "info"
+                note(f"results: {progress.detail}", level, host=progress.host)
+            report(progress)
+
+        cluster = self._inventory.cluster.name
+        stored = run_dir or stored_run(self._experiments, cluster, run_id)
+        unread = None if stored is None or is_followed or discard else stored.positions()
+
+        async def ended(name: str, runtime: HostRuntime) -> None:
+            if stored is not None and unread is not None:
+                await append_rest(stored, name, runtime, unread.get(name, ""))
+
+        folder = RunDir.folder(self._experiments, cluster, run_id)
+        async with self._busy:
+            home = await bring_home(run_id, runtimes, folder, noted, discard=discard, may_end=may_end, ended=ended)
+            home.unreachable.update(unreachable)
+            if stored is not None:
+                write_end(stored, home)
+            if stored is not run_dir and stored is not None:
+                stored.close()
+        return home
