@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import importlib
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from hetero_tui.ingest import Ingest
+from hetero_tui.following import Following
+from hetero_tui.homecoming import Homecoming
+from hetero_tui.merged_log import merged_log, stored_log
+from hetero_tui.recording import RecordedStore, recorded_store, take_up
 from hetero_tui.session import CheckInfo, ConfirmHostKey, HostStatus, LaunchProgress
 from hetero_tui.store import Store
 from hetero_tui.views import LogRecord
@@ -27,15 +30,12 @@ from remote.images.model import ImagePlan, ImageProgress
 from remote.inventory import Inventory
 from remote.launch import launch, send
 from remote.plan import LaunchPlan, make_plan
-from remote.results import HomeReport, bring_home
+from remote.results import HomeReport
 from remote.resume import Resume, choose_resume, resuming
 from remote.run_dir import RunDir, new_run_id
-from remote.run_end import append_rest, not_home, stored_run, write_end
-from remote.runtime import HostRunState, HostRuntime, State
-from remote.stream import follow
+from remote.run_end import not_home, stored_run
+from remote.runtime import HostRunState, HostRuntime
 
-LOST_SECONDS: Final = 30.0
-"""How long a lost host may take to come back after the run has ended on all others."""
 if TYPE_CHECKING:
     from remote.hosts import Hosts
     from remote.images.service import ImageService, PlacedImage, Removed
@@ -68,12 +68,11 @@ class ClusterSession:
         self._known_hosts = known_hosts
         self._image_store = image_store
         self._store = Store()
-        self._ingest = Ingest(self._store)
         self._results: dict[tuple[str, str], CheckResult] = {}
         self._plan: LaunchPlan | None = None
         self._run_dir: RunDir | None = None
         self._readonly = readonly
-        self._bringing_home = asyncio.Lock()
+        self._homecoming = Homecoming(inventory, experiments)
         self._is_following = False
         self._resume: Resume | None = None
         self._next_run_id = new_run_id(time.time)
@@ -252,7 +251,7 @@ class ClusterSession:
         run_dir.write_facts(self._context.known_facts)
         run_dir.write_checks(self.results)
         run_dir.write_inventory(self._inventory_text)
-        self._begin(plan, run_dir)
+        self._expect(plan, self._begin(plan, run_dir))
 
         def noted(progress: LaunchProgress) -> None:
             self._store.note_launch(progress.host, progress.phase)
@@ -260,15 +259,19 @@ class ClusterSession:
 
         await launch(plan, runtimes, noted, checkpoint=self._resume.checkpoint if self._resume else None)
 
-    def _begin(self, plan: LaunchPlan, run_dir: RunDir) -> None:
+    def _begin(self, plan: LaunchPlan, run_dir: RunDir) -> RecordedStore:
         if self._run_dir is not None:
             self._run_dir.close()
         self._plan, self._run_dir = plan, run_dir
         self._context.current_run = plan.run_id
-        self._store = Store()
-        self._ingest = Ingest(self._store)
+        store, self._ingest = recorded_store(run_dir, readonly=self._readonly)
+        self._store = store
+        return store
+
+    @staticmethod
+    def _expect(plan: LaunchPlan, store: Store) -> None:
         for host in plan.hosts:
-            self._store.expect(host.host, {rank.rank: rank.device for rank in host.ranks})
+            store.expect(host.host, {rank.rank: rank.device for rank in host.ranks})
 
     async def _runtimes(self, plan: LaunchPlan) -> dict[str, HostRuntime]:
         names = [host.host for host in plan.hosts]
@@ -293,9 +296,11 @@ class ClusterSession:
             RunDirError: the run was not started from this machine and no plan of it is stored here.
         """
         run_dir = RunDir.open(self._experiments, self._inventory.cluster.name, run_id)
-        self._begin(run_dir.read_plan(), run_dir)
-        for line in run_dir.lines():
-            self._ingest.feed_line(line.host, line.text, line.stream)
+        plan = run_dir.read_plan()
+        store = self._begin(plan, run_dir)
+        with store.replaying():
+            self._expect(plan, store)
+        await take_up(store, self._ingest, run_dir.records())
 
     async def follow(self, report: Callable[[LaunchProgress], None] = lambda _progress: None) -> None:
         """Feed the store until the run has ended everywhere, then bring its results home and remove it from the hosts.
@@ -305,15 +310,16 @@ class ClusterSession:
         plan, run_dir = self._running()
         if run_dir.read_ended() is None:
             positions = run_dir.positions()
+            following = Following(self._hosts, run_dir, self._store, self._ingest)
             self._is_following = True
             try:
-                await self._follow_hosts([host.host for host in plan.hosts], positions)
+                await following.to_the_end([host.host for host in plan.hosts], positions)
             finally:
                 self._is_following = False
         elif not self.kept:
             return
         if not self._readonly:
-            runtimes, unreachable = await self._reachable_runtimes()
+            runtimes, unreachable = await self._homecoming.reachable(self._hosts)
             planned = {host.host: runtimes[host.host] for host in plan.hosts if host.host in runtimes}
             await self._bring_home(plan.run_id, planned, unreachable, report, may_end=False)
 
@@ -333,36 +339,6 @@ class ClusterSession:
         """Hosts where the ended run stays because its results could not be brought home, with the reason."""
         ended = self._run_dir.read_ended() if self._run_dir else None
         return ended.kept if ended else {}
-
-    async def _follow_hosts(self, names: Sequence[str], positions: Mapping[str, str]) -> None:
-        """Follow every host to its end; a lost host is given up once the ranks on all others have ended without it."""
-        following = {name: asyncio.create_task(self._follow_host(name, positions.get(name, ""))) for name in names}
-        pending = set(following.values())
-        try:
-            while pending:
-                patience = LOST_SECONDS if len(pending) < len(following) else None
-                done, pending = await asyncio.wait(pending, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    task.result()
-                waited_for = [name for name, task in following.items() if task in pending]
-                if not done and all(self.hosts[name].phase != "connected" for name in waited_for):
-                    for name in waited_for:
-                        self._store.note("given up: the run has ended everywhere else", "error", host=name)
-                    return
-        finally:
-            for task in following.values():
-                task.cancel()
-            await asyncio.gather(*following.values(), return_exceptions=True)
-
-    async def _follow_host(self, name: str, after: str) -> None:
-        _, run_dir = self._running()
-
-        def told(state: str, detail: str) -> None:
-            self._store.note(f"log stream {state}: {detail}" if detail else f"log stream {state}", "warning", host=name)
-
-        async for lines in follow(name, self.run_id, lambda: self._hosts.runtime(name), after=after, report=told):
-            run_dir.append(name, lines)
-            await self._ingest.feed(name, lines)
 
     def _running(self) -> tuple[LaunchPlan, RunDir]:
         if self._plan is None or self._run_dir is None:
@@ -409,7 +385,7 @@ class ClusterSession:
             ResultsError: its results could not be brought home from some hosts; there it has ended and stays.
             RemoteError: some hosts could not be reached; running it again finishes the job.
         """
-        runtimes, unreachable = await self._reachable_runtimes()
+        runtimes, unreachable = await self._homecoming.reachable(self._hosts)
         home = await self._bring_home(run_id, runtimes, unreachable, report, discard=discard)
         if home.unreachable:
             named = "; ".join(f"{name}: {reason}" for name, reason in home.unreachable.items())
@@ -419,17 +395,6 @@ class ClusterSession:
         if home.kept:
             raise not_home(run_id, home.kept)
         return home
-
-    async def _reachable_runtimes(self) -> tuple[dict[str, HostRuntime], dict[str, str]]:
-        """Return what runs things on the hosts that answer, and why the others do not."""
-        runtimes: dict[str, HostRuntime] = {}
-        unreachable: dict[str, str] = {}
-        for host in self._inventory.hosts:
-            try:
-                runtimes[host.name] = await self._hosts.runtime(host.name)
-            except RemoteError as error:
-                unreachable[host.name] = error.message
-        return runtimes, unreachable
 
     async def _bring_home(
         self,
@@ -441,32 +406,18 @@ class ClusterSession:
         discard: bool = False,
         may_end: bool = True,
     ) -> HomeReport:
-        """Bring a run home from the hosts that answer, and write down how it ended."""
-
-        def noted(progress: LaunchProgress) -> None:
-            if progress.phase in ("fetching", "kept"):
-                level = "error" if progress.phase == "kept" else "info"
-                self._store.note(f"results: {progress.detail}", level, host=progress.host)
-            report(progress)
-
         run_dir = self._run_dir if self._run_dir and self._run_dir.run_id == run_id else None
-        stored = run_dir or stored_run(self._experiments, self._inventory.cluster.name, run_id)
-        following = self._is_following and run_dir is not None
-        unread = None if stored is None or following or discard else stored.positions()
-
-        async def ended(name: str, runtime: HostRuntime) -> None:
-            if stored is not None and unread is not None:
-                await append_rest(stored, name, runtime, unread.get(name, ""))
-
-        folder = RunDir.folder(self._experiments, self._inventory.cluster.name, run_id)
-        async with self._bringing_home:
-            home = await bring_home(run_id, runtimes, folder, noted, discard=discard, may_end=may_end, ended=ended)
-            home.unreachable.update(unreachable)
-            if stored is not None:
-                write_end(stored, home)
-            if stored is not run_dir and stored is not None:
-                stored.close()
-        return home
+        return await self._homecoming.bring(
+            run_id,
+            runtimes,
+            unreachable,
+            report,
+            note=self._store.note,
+            run_dir=run_dir,
+            is_followed=self._is_following and run_dir is not None,
+            discard=discard,
+            may_end=may_end,
+        )
 
     def require_all_connected(self) -> None:
         """Make sure that every host could be asked.
@@ -486,41 +437,14 @@ class ClusterSession:
             run_id: which run.
             go_on: follow until the run has ended, instead of stopping at what there is now.
         """
-        arrived: asyncio.Queue[LogRecord] = asyncio.Queue(maxsize=1000)
-        store = Store()
-        ingest = Ingest(store)
-
-        async def read(name: str) -> None:
-            runtime = await self._hosts.runtime(name)
-            if (await runtime.inspect(run_id)).state is State.MISSING:
-                return
-            async for lines in runtime.logs(run_id, follow=go_on):
-                for line in lines:
-                    before = store.log.next
-                    ingest.feed_line(name, line.text, line.stream)
-                    for number in range(before, store.log.next):
-                        await arrived.put(store.log[number])
-
         stored = stored_run(self._experiments, self._inventory.cluster.name, run_id)
         if stored is not None and stored.read_ended() is not None:
-            for line in stored.lines():
-                before = store.log.next
-                ingest.feed_line(line.host, line.text, line.stream)
-                for number in range(before, store.log.next):
-                    yield store.log[number]
+            for record in stored_log(stored):
+                yield record
             return
-        readers = asyncio.gather(*(read(host.name) for host in self._inventory.hosts))
-        try:
-            while not (readers.done() and arrived.empty()):
-                waiting = asyncio.ensure_future(arrived.get())
-                await asyncio.wait((waiting, readers), return_when=asyncio.FIRST_COMPLETED)
-                if waiting.done():
-                    yield waiting.result()
-                else:
-                    waiting.cancel()
-            await readers
-        finally:
-            readers.cancel()
+        names = [host.name for host in self._inventory.hosts]
+        async for record in merged_log(names, self._hosts.runtime, run_id, go_on=go_on):
+            yield record
 
     async def close(self) -> None:
         if self._run_dir is not None:

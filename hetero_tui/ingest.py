@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Final
 
 from hetero_tui.store import Store
@@ -20,22 +21,42 @@ BATCH_SECONDS: Final = 0.005
 class Ingest:
     """Feeds one store. A line that can not be read is counted and shown, never raised."""
 
-    def __init__(self, store: Store, *, clock: Callable[[], float] = time.perf_counter) -> None:
-        """``clock`` returns seconds; it decides when to let others run."""
+    def __init__(
+        self,
+        store: Store,
+        *,
+        clock: Callable[[], float] = time.perf_counter,
+        keep: Callable[[str, Sequence[LogLine], float], None] | None = None,
+        held: Callable[[], AbstractContextManager[float]] = lambda: nullcontext(0.0),
+    ) -> None:
+        """``clock`` returns seconds; it decides when to let others run.
+
+        ``keep`` is given each host, each portion of its lines and the time they were taken in, in exactly the order in
+        which the store took them in. ``held`` lets the store's clock stand still for a portion and tells its time.
+        """
         self._store = store
         self._clock = clock
+        self._keep = keep
+        self._held = held
 
-    async def feed(self, host: str, lines: Iterable[LogLine]) -> None:
+    async def feed(self, host: str, lines: Sequence[LogLine]) -> None:
         """Take in a batch of lines of one host, yielding to the event loop as time goes by."""
+        begin = 0
+        while begin < len(lines):
+            with self._held() as at:
+                end = self._feed_portion(host, lines, begin)
+                if self._keep is not None:
+                    self._keep(host, lines[begin:end], at)
+            begin = end
+            await asyncio.sleep(0)
+
+    def _feed_portion(self, host: str, lines: Sequence[LogLine], begin: int) -> int:
         started = self._clock()
-        count = 0
-        for line in lines:
-            self.feed_line(host, line.text, line.stream)
-            count += 1
-            if count >= BATCH_LINES or self._clock() - started > BATCH_SECONDS:
-                await asyncio.sleep(0)
-                started = self._clock()
-                count = 0
+        for at in range(begin, min(begin + BATCH_LINES, len(lines))):
+            self.feed_line(host, lines[at].text, lines[at].stream)
+            if self._clock() - started > BATCH_SECONDS:
+                return at + 1
+        return min(begin + BATCH_LINES, len(lines))
 
     def feed_line(self, host: str, text: str, stream: str = "stdout") -> None:
         """Take in one line."""

@@ -1,26 +1,26 @@
 """``experiments/<cluster>/<run>/`` on the master: everything known of one run, kept as it happens.
 
-=================  ====================================================================================
-``plan.json``      the launch plan
-``facts.json``     what every host said about itself
-``checks.json``    the checklist's results
-``cluster.toml``   the inventory as it was
-``events.jsonl``   every line of every host's log with its position: what replay and reattach read
-``ended.json``     how every host's part ended, and which hosts still keep what they could not hand over
-``checkpoints/``   the newest good checkpoint, brought home before the run was removed from the hosts
-``output/HOST/``   what else the run wrote to its output folder on that host
-``logs/HOST.log``  what the ranks said, as plain text for people: no measurements, no control characters
-=================  ====================================================================================
+===================  ====================================================================================
+``plan.json``        the launch plan
+``facts.json``       what every host said about itself
+``checks.json``      the checklist's results
+``cluster.toml``     the inventory as it was
+``events.jsonl.gz``  the recording: every line of every host's log with its position, and what the program did
+``ended.json``       how every host's part ended, and which hosts still keep what they could not hand over
+``checkpoints/``     the newest good checkpoint, brought home before the run was removed from the hosts
+``output/HOST/``     what else the run wrote to its output folder on that host
+``logs/HOST.log``    what the ranks said, as plain text for people: no measurements, no control characters
+===================  ====================================================================================
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
 import secrets
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -34,6 +34,7 @@ from remote.checks.model import CheckResult
 from remote.errors import UserError
 from remote.facts import Facts
 from remote.plan import LaunchPlan
+from remote.recording import RecordingBusy, RecordingFile, read_recording
 from remote.runtime import HostRunState, LogLine
 from trainer.events import EVENT_TYPES
 
@@ -42,14 +43,13 @@ FACTS_FILE: Final = "facts.json"
 CHECKS_FILE: Final = "checks.json"
 INVENTORY_FILE: Final = "cluster.toml"
 ENDED_FILE: Final = "ended.json"
-EVENTS_FILE: Final = "events.jsonl"
+EVENTS_FILE: Final = "events.jsonl.gz"
 LOG_FOLDER: Final = "logs"
 
 _RUN_ID: Final = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")
 _CONTROL_CHARACTERS: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 _EVENT: Final = re.compile(r'\{"ht":\d+,"kind":"([a-z]+)"')
 _MEASUREMENTS: Final = frozenset(EVENT_TYPES) - {"output", "notice", "failed"}
-_TAIL_BLOCK: Final = 64 * 1024
 _T = TypeVar("_T")
 
 
@@ -112,7 +112,7 @@ class RunDir:
     """The folder of one run. One instance at a time may append; any number may read."""
 
     path: Path
-    _events: BinaryIO | None = field(default=None, repr=False)
+    _events: RecordingFile | None = field(default=None, repr=False)
     _logs: dict[str, BinaryIO] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -266,8 +266,13 @@ class RunDir:
                 next_step="this run cannot be taken over from this folder",
             ) from None
 
-    def append(self, host: str, lines: Sequence[LogLine]) -> None:
+    def append(self, host: str, lines: Sequence[LogLine], at: float | None = None) -> None:
         """Keep a batch of lines of one host's log, positions included, and hand it to the operating system.
+
+        Args:
+            host: inventory name.
+            lines: as the host sent them.
+            at: when they came, in seconds since the epoch; now, when left out.
 
         Raises:
             RunDirError: another instance of this program is writing to this run.
@@ -275,25 +280,30 @@ class RunDir:
         """
         if not lines:
             return
-        events = self._events or self._open_events()
-        events.write(b"".join(_record(host, line) for line in lines))
-        events.flush()
+        stamp = time.time() if at is None else at
+        self._recording().append(b"".join(_record(host, line, stamp) for line in lines))
         log = self._logs.get(host) or self._open_log(host)
         log.write("".join(f"{each}\n" for line in lines for each in _readable(line)).encode(errors="backslashreplace"))
         log.flush()
 
-    def _open_events(self) -> BinaryIO:
-        events = self.events_path.open("ab+")
-        try:
-            fcntl.flock(events, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            events.close()
-            raise RunDirError(
-                f"another hetero-tui writes to {self.path}", next_step="close it first, or watch with --readonly"
-            ) from None
-        _cut_partial_line(events)
-        self._events = events
-        return events
+    def append_record(self, record: Mapping[str, object]) -> None:
+        """Keep something that is no line of a host: what the program did or noticed.
+
+        Raises:
+            RunDirError: another instance of this program is writing to this run.
+            OSError: the disk is full or gone.
+        """
+        self._recording().append(json.dumps(record, separators=(",", ":")).encode() + b"\n")
+
+    def _recording(self) -> RecordingFile:
+        if self._events is None:
+            try:
+                self._events = RecordingFile(self.events_path)
+            except RecordingBusy:
+                raise RunDirError(
+                    f"another hetero-tui writes to {self.path}", next_step="close it first, or watch with --readonly"
+                ) from None
+        return self._events
 
     def _open_log(self, host: str) -> BinaryIO:
         path = self.log_path(host)
@@ -301,20 +311,29 @@ class RunDir:
         log = self._logs[host] = path.open("ab")
         return log
 
+    def records(self) -> Iterator[dict[str, Any]]:
+        """Yield every record of the recording in the order in which things happened; what is none is passed over.
+
+        A record of a line has ``host``, ``position``, ``line`` and, where it is not standard output, ``stream``; any
+        other has a ``did``. Both have ``at``, in seconds since the epoch.
+        """
+        try:
+            for raw in read_recording(self.events_path):
+                record = _parsed(raw)
+                if record is not None:
+                    yield record
+        except FileNotFoundError:
+            return
+
     def lines(self) -> Iterator[StoredLine]:
         """Yield every stored line of every host in the order of arrival.
 
         A last line that a crash cut short is left out; so is one that is not a record.
         """
-        try:
-            events = self.events_path.open("rb")
-        except FileNotFoundError:
-            return
-        with events:
-            for raw in events:
-                stored = _stored_line(raw)
-                if stored is not None:
-                    yield stored
+        for record in self.records():
+            stored = stored_line(record)
+            if stored is not None:
+                yield stored
 
     def positions(self) -> dict[str, str]:
         """Return for each host the position behind its last stored line: where its log goes on."""
@@ -335,20 +354,23 @@ class RunDir:
         self.close()
 
 
-def _record(host: str, line: LogLine) -> bytes:
-    record: dict[str, Any] = {"host": host, "position": line.position, "line": line.text}
+def _record(host: str, line: LogLine, at: float) -> bytes:
+    record: dict[str, Any] = {"at": at, "host": host, "position": line.position, "line": line.text}
     if line.stream != "stdout":
         record["stream"] = line.stream
     return json.dumps(record, separators=(",", ":")).encode() + b"\n"
 
 
-def _stored_line(raw: bytes) -> StoredLine | None:
-    if not raw.endswith(b"\n"):
-        return None
+def _parsed(raw: bytes) -> dict[str, Any] | None:
     try:
         record = json.loads(raw)
     except (ValueError, RecursionError):
         return None
+    return record if isinstance(record, dict) else None
+
+
+def stored_line(record: Mapping[str, Any]) -> StoredLine | None:
+    """Return the line that a record of a recording holds, or None when it holds none."""
     match record:
         case {"host": str(host), "position": str(position), "line": str(text), **rest}:
             stream = rest.get("stream", "stdout")
@@ -387,19 +409,3 @@ def _said(text: str) -> list[str]:
             return [f"[rank {rank}] failed: {error}", *(f"[rank {rank}] {each}" for each in lines)]
         case _:
             return [text]
-
-
-def _cut_partial_line(file: BinaryIO) -> None:
-    """Remove what a crash left behind the last newline, so that the next record starts a line of its own."""
-    end = file.seek(0, os.SEEK_END)
-    position = end
-    while position > 0:
-        start = max(0, position - _TAIL_BLOCK)
-        file.seek(start)
-        newline = file.read(position - start).rfind(b"\n")
-        if newline >= 0:
-            position = start + newline + 1
-            break
-        position = start
-    if position < end:
-        file.truncate(position)

@@ -140,7 +140,7 @@ async def test_up_trains_balanced_and_the_loss_falls(command_line: CommandLine) 
     assert sum(rank["share"] for rank in result["ranks"]) == 56
     assert all(rank["samples_per_second"] > 0 for rank in result["ranks"])
     assert 0 < result["balance"]["total"] <= 1.05
-    assert (command_line.folder / "experiments" / "test" / result["run"] / "events.jsonl").stat().st_size > 0
+    assert (command_line.folder / "experiments" / "test" / result["run"] / "events.jsonl.gz").stat().st_size > 0
 
 
 async def test_a_killed_client_leaves_training_and_another_reattaches(command_line: CommandLine) -> None:

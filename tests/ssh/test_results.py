@@ -14,6 +14,7 @@ import pytest
 
 from remote.checkpoints import newest_good
 from remote.embedded import EmbeddedHost, embedded_hosts
+from remote.run_dir import RunDir
 from tests.ssh.test_command_line import SPEEDS, CommandLine, line_with
 
 pytestmark = pytest.mark.slow
@@ -100,7 +101,7 @@ async def test_stop_brings_the_last_checkpoint_home(command_line: CommandLine) -
     assert refused == ()
     assert run_folders(command_line) == []
     # What was said after the client had died is home too, so the folder tells the whole run.
-    events = [json.loads(json.loads(line)["line"]) for line in (folder / "events.jsonl").read_text().splitlines()]
+    events = [json.loads(line.text) for line in RunDir(folder).lines()]
     assert {each["kind"] for each in events} >= {"hello", "step", "checkpoint", "done"}
     saved = [each["step"] for each in events if each["kind"] == "checkpoint"]
     assert saved[-1] == found.step

@@ -1,0 +1,184 @@
+"""What a run's store takes in, kept so that it can be played back to exactly the same state.
+
+A store changes by its inputs and by its clock only. Every input goes to the run's folder with the time the store saw:
+the lines of the hosts by ``Ingest``, everything else by :class:`RecordedStore`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from itertools import islice
+from typing import Any, Protocol
+
+from hetero_tui.ingest import BATCH_LINES, Ingest
+from hetero_tui.store import Store
+from remote.run_dir import RunDir, RunDirError, stored_line
+from trainer.events import Event
+
+Keep = Callable[[dict[str, object]], None]
+"""Takes one record to where it is kept."""
+
+
+class Observer(Protocol):
+    """Wants to see every event that is new, such as the writer of TensorBoard files."""
+
+    def observe(self, host: str, event: Event) -> None:
+        """Take in one event of a rank on ``host``."""
+        ...
+
+
+class RunClock:
+    """Seconds since the epoch that never go back, not even from one process that watches a run to the next.
+
+    The time of day is read once; from then on the monotonic clock counts, so a step of the time of day changes no rate.
+    """
+
+    def __init__(
+        self, *, monotonic: Callable[[], float] = time.monotonic, wall_clock: Callable[[], float] = time.time
+    ) -> None:
+        self._monotonic = monotonic
+        self._offset = wall_clock() - monotonic()
+        self._held: float | None = None
+
+    def __call__(self) -> float:
+        """Return the time; while it is held, always the same."""
+        return self._monotonic() + self._offset if self._held is None else self._held
+
+    def not_before(self, at: float) -> None:
+        """Go on from ``at`` when that is later than now."""
+        self._offset += max(0.0, at - self())
+
+    def stop_at(self, at: float) -> None:
+        """Let the time stand still at ``at`` for good."""
+        self._held = at
+
+    @contextmanager
+    def held(self, at: float | None = None) -> Iterator[float]:
+        """Let the time stand still, at ``at`` or now, so that an input and its record have the same."""
+        if self._held is not None:
+            yield self._held
+            return
+        self._held = self() if at is None else at
+        try:
+            yield self._held
+        finally:
+            self._held = None
+
+
+class RecordedStore(Store):
+    """A store that also keeps what is not a line of a host: what was expected, launched, sent, noted and marked."""
+
+    def __init__(self, clock: RunClock, keep: Keep, observer: Observer | None = None) -> None:
+        """``keep`` is given each record; ``observer`` sees each event that is no repetition."""
+        super().__init__(clock=clock, wall_clock=clock)
+        self.run_clock = clock
+        self._keep = keep
+        self._observer = observer
+        self._is_replaying = False
+
+    @contextmanager
+    def replaying(self) -> Iterator[None]:
+        """While the past is played back, nothing is kept again and nobody is told."""
+        self._is_replaying = True
+        try:
+            yield
+        finally:
+            self._is_replaying = False
+
+    def _record(self, at: float, did: str, **values: object) -> None:
+        if not self._is_replaying:
+            self._keep({"at": at, "did": did} | values)
+
+    def expect(self, host: str, devices: Mapping[int, str]) -> None:
+        with self.run_clock.held() as at:
+            self._record(at, "expect", host=host, devices=[[rank, device] for rank, device in devices.items()])
+            super().expect(host, devices)
+
+    def note_launch(self, host: str, phase: str) -> None:
+        with self.run_clock.held() as at:
+            self._record(at, "launch", host=host, phase=phase)
+            super().note_launch(host, phase)
+
+    def note_control(self, message: Mapping[str, object]) -> None:
+        with self.run_clock.held() as at:
+            self._record(at, "control", message=dict(message))
+            super().note_control(message)
+
+    def note(self, text: str, level: str = "info", host: str = "") -> None:
+        with self.run_clock.held() as at:
+            self._record(at, "note", text=text, level=level, host=host)
+            super().note(text, level, host)
+
+    def mark(self, rank: int | None = None) -> None:
+        with self.run_clock.held() as at:
+            self._record(at, "mark", rank=rank)
+            super().mark(rank)
+
+    def feed(self, host: str, event: Event) -> None:
+        repeated = self.duplicate_lines
+        super().feed(host, event)
+        if self._observer is not None and not self._is_replaying and self.duplicate_lines == repeated:
+            self._observer.observe(host, event)
+
+
+def apply_record(store: Store, ingest: Ingest, record: Mapping[str, Any]) -> None:
+    """Let the store take in one record again. A record of a kind this version does not know changes nothing."""
+    line = stored_line(record)
+    if line is not None:
+        ingest.feed_line(line.host, line.text, line.stream)
+        return
+    match record:
+        case {"did": "expect", "host": str(host), "devices": list(devices)}:
+            store.expect(host, {int(rank): str(device) for rank, device in devices})
+        case {"did": "launch", "host": str(host), "phase": str(phase)}:
+            store.note_launch(host, phase)
+        case {"did": "control", "message": dict(message)}:
+            store.note_control(message)
+        case {"did": "note", "text": str(text), "level": str(level), "host": str(host)}:
+            store.note(text, level, host)
+        case {"did": "mark", "rank": int() | None as rank}:
+            store.mark(rank)
+        case _:
+            pass
+
+
+def record_time(record: Mapping[str, Any], before: float) -> float:
+    """Return when a record came: never before the one ahead of it, whatever the record says."""
+    at = record.get("at")
+    return max(before, float(at)) if isinstance(at, (int, float)) and not isinstance(at, bool) else before
+
+
+async def take_up(store: RecordedStore, ingest: Ingest, records: Iterable[Mapping[str, Any]]) -> None:
+    """Bring a store to where a recording ends, from where it then goes on; others have a turn meanwhile."""
+    at = 0.0
+    remaining = iter(records)
+    while portion := tuple(islice(remaining, BATCH_LINES)):
+        with store.replaying():
+            for record in portion:
+                at = record_time(record, at)
+                with store.run_clock.held(at):
+                    apply_record(store, ingest, record)
+        await asyncio.sleep(0)
+    store.run_clock.not_before(at)
+
+
+def recorded_store(
+    run_dir: RunDir, *, readonly: bool = False, observer: Observer | None = None
+) -> tuple[RecordedStore, Ingest]:
+    """Return an empty store and what feeds it; all it takes in goes to the run's folder, nothing with ``readonly``."""
+
+    def keep(record: dict[str, object]) -> None:
+        # While another instance watches the same run, it is the one that keeps what happens.
+        with suppress(RunDirError):
+            run_dir.append_record(record)
+
+    clock = RunClock()
+    store = RecordedStore(clock, _keep_nothing if readonly else keep, None if readonly else observer)
+    return store, Ingest(store, keep=None if readonly else run_dir.append, held=clock.held)
+
+
+def _keep_nothing(_record: dict[str, object]) -> None:
+    pass
