@@ -43,6 +43,7 @@ screens: $(VENV)/.installed-dev  ## take the documentation's pictures anew, from
 
 docs: $(VENV)/.installed-dev  ## write the generated pages and build the site, warnings are errors
 	$(BIN)/python -m docs.reference
+	$(BIN)/python -m docs.man
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 clean:

@@ -109,5 +109,5 @@ async def test_the_screen_of_the_page() -> None:
         assert isinstance(app, HeteroApp)
         await asyncio.wait_for(app.push_screen(names["PhasesScreen"](session)), 30)
         status = SimpleNamespace(phase="unreachable")
-        session.hosts["laptop"] = status  # type: ignore[assignment,index]
+        session.hosts["laptop"] = status  # type: ignore[assignment]
         await shows(pilot, "Phases", "laptop unreachable")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from docs.man import PAGE, man_page
 from docs.reference import PAGES
 
 ROOT = Path(__file__).parents[2]
@@ -38,3 +40,14 @@ def test_every_file_that_the_architecture_page_names_is_there() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     for path in re.findall(r"`((?:hetero_tui|remote|trainer)/[\w/]+\.?\w*/?)`", text):
         assert (ROOT / path).exists(), path
+
+
+def test_the_man_page_is_that_of_the_code_and_groff_has_no_complaint() -> None:
+    assert PAGE.read_text(encoding="utf-8") == man_page(), "run make docs"
+    if shutil.which("groff") is None:
+        pytest.skip("groff is not installed")
+    command = ["groff", "-man", "-ww", "-K", "utf8", "-T", "utf8", str(PAGE)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    for word in ("SYNOPSIS", "HETERO-TUI CHECK", "--experiments", "Exit codes"):
+        assert word in re.sub(r"\x1b\[[\d;]*m|.\x08", "", done.stdout)
