@@ -64,5 +64,4 @@ class Following:
 
         run_id = self.run_dir.run_id
         async for lines in follow(name, run_id, lambda: self.hosts.runtime(name), after=after, report=told):
-            self.run_dir.append(name, lines)
             await self.ingest.feed(name, lines)
