@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from hetero_tui.ingest import BATCH_LINES, Ingest
 from hetero_tui.store import Store
+from hetero_tui.tensorboard import TensorBoardWriter
 from remote.run_dir import RunDir, RunDirError, stored_line
 from trainer.events import Event
 
@@ -165,10 +166,11 @@ async def take_up(store: RecordedStore, ingest: Ingest, records: Iterable[Mappin
     store.run_clock.not_before(at)
 
 
-def recorded_store(
-    run_dir: RunDir, *, readonly: bool = False, observer: Observer | None = None
-) -> tuple[RecordedStore, Ingest]:
-    """Return an empty store and what feeds it; all it takes in goes to the run's folder, nothing with ``readonly``."""
+def recorded_store(run_dir: RunDir, *, readonly: bool = False) -> tuple[RecordedStore, Ingest]:
+    """Return an empty store and what feeds it; all it takes in goes to the run's folder, nothing with ``readonly``.
+
+    Beside the recording, TensorBoard files are written.
+    """
 
     def keep(record: dict[str, object]) -> None:
         # While another instance watches the same run, it is the one that keeps what happens.
@@ -176,7 +178,9 @@ def recorded_store(
             run_dir.append_record(record)
 
     clock = RunClock()
-    store = RecordedStore(clock, _keep_nothing if readonly else keep, None if readonly else observer)
+    store = RecordedStore(
+        clock, _keep_nothing if readonly else keep, None if readonly else TensorBoardWriter(run_dir.path)
+    )
     return store, Ingest(store, keep=None if readonly else run_dir.append, held=clock.held)
 
 
