@@ -20,7 +20,7 @@ from remote.known_hosts import KnownHosts, accept_host_key
 from remote.runner import ByteStream, Completed, StreamHandler
 from remote.shells import NAMED_PIPE
 from remote.ssh_command import CHUNK, STDERR_TAIL, Command, posix_command_line
-from remote.ssh_login import JumpConnections, Login, Target, log_in
+from remote.ssh_login import KEEPALIVE_COUNT, JumpConnections, Login, Target, log_in
 from remote.ssh_reverse import serve_reverse
 
 __all__ = ["JumpConnections", "KnownHosts", "SshRunner", "accept_host_key", "connect"]
@@ -100,8 +100,13 @@ class SshRunner:
 
     @property
     def is_connected(self) -> bool:
-        """Whether the connection is up, as far as the keepalives (5 s, three may go unanswered) can tell."""
+        """Whether the connection is up, as far as the keepalives can tell."""
         return not self.login.connection.is_closed()
+
+    def expect_answers_within(self, seconds: float) -> None:
+        """Count the connection as lost when nothing comes from the host for so long, though it is asked."""
+        # asyncssh gives up when the interval ends in which one more than the count had gone unanswered.
+        self.login.connection.set_keepalive(seconds / (KEEPALIVE_COUNT + 1), KEEPALIVE_COUNT)
 
     @property
     def near_address(self) -> str:
@@ -147,6 +152,7 @@ class SshRunner:
                 status = await running.status()
             finally:
                 errors.cancel()
+                await asyncio.gather(errors, return_exceptions=True)
                 await running.end("TERM")
         if status != 0:
             _completed(self.host, command, status, b"", running.stderr).check()
@@ -213,8 +219,7 @@ class SshRunner:
         return serve_reverse(self.login, handler, port)
 
     async def close(self) -> None:
-        self.login.connection.close()
-        await self.login.connection.wait_closed()
+        await self.login.close()
         await self._own_jumps.close()
 
     async def _execute(

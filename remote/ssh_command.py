@@ -17,6 +17,8 @@ CHUNK = 64 * 1024
 STDERR_TAIL = 8 * 1024
 SIGNAL_PATIENCE = 0.5
 """Seconds for a signal to end a command before its process group is killed through a session of its own."""
+GROUP_PATIENCE = 2.0
+"""Seconds for a command that is ended right after its start to tell its process group."""
 OPEN_RETRIES = (0.02, 0.05, 0.1, 0.2, 0.4)
 """Pauses before asking again for a refused session: sshd counts a session until its main loop has come round after the
 closing of the channel, so a new one asked for at once can exceed ``MaxSessions``."""
@@ -64,7 +66,7 @@ class Command:
         """
         for pause in (*OPEN_RETRIES, None):
             try:
-                process = await login.connection.create_process(command_line, encoding=None)
+                process = await _opened(login, command_line)
             except (asyncssh.Error, OSError) as error:
                 if login.connection.is_closed():
                     raise login.dropped(f"starting `{shown[:80]}`") from error
@@ -147,14 +149,18 @@ class Command:
         raise self.dropped()
 
     async def end(self, signal: str) -> None:
-        """Close the channel, and end the command if it still runs.
+        """Close the channel, and end the command if it still runs. Being cancelled meanwhile does not stop that.
 
         sshd lets a command live on when its channel is closed, and confirms the closing only when it has ended. It
         forwards signals, but not for root ("session signalling requires privilege separation") and not before
         OpenSSH 7.9: there the command's process group is killed from a second session.
         """
+        await self.login.see_to(self._end(signal))
+
+    async def _end(self, signal: str) -> None:
         running = self.process.returncode is None
         if running:
+            await self._learn_group()
             with suppress(OSError):
                 self.process.send_signal(signal)
         self.process.close()
@@ -162,11 +168,21 @@ class Command:
             return
         for each in (signal, "KILL"):
             try:
-                await self.login.connection.run(f"exec /bin/sh -c 'kill -{each} -{self._group}'", timeout=5)
+                # One at a time: the sessions being ended still count for MaxSessions.
+                async with self.login.spare_session:
+                    await self.login.connection.run(f"exec /bin/sh -c 'kill -{each} -{self._group}'", timeout=5)
             except (asyncssh.Error, OSError, TimeoutError):
                 return  # the connection is gone or busy, and nothing is left to try
             if await self._closes_within(SIGNAL_PATIENCE):
                 return
+
+    async def _learn_group(self) -> None:
+        """Read stderr until the process group is told: a command that is ended at once has not told it yet."""
+        with suppress(asyncssh.Error, OSError, TimeoutError):
+            async with asyncio.timeout(GROUP_PATIENCE):
+                while self._group is None and (chunk := await self.process.stderr.read(CHUNK)):
+                    self._stderr += chunk
+                    self._find_group()
 
     async def _closes_within(self, seconds: float) -> bool:
         try:
@@ -180,3 +196,26 @@ class Command:
         if self._group is None and (found := _GROUP.search(self._stderr)):
             self._group = int(found[1])
             del self._stderr[found.start() : found.end()]
+
+
+async def _opened(login: Login, command_line: str) -> asyncssh.SSHClientProcess[bytes]:
+    """Open a session. If this is cancelled meanwhile, the command, which may have begun by then, is ended."""
+
+    async def open_session() -> asyncssh.SSHClientProcess[bytes]:
+        process: asyncssh.SSHClientProcess[bytes] = await login.connection.create_process(command_line, encoding=None)
+        return process
+
+    opening = asyncio.create_task(open_session())
+    try:
+        return await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        await login.see_to(_end_opened(login, opening))
+        raise
+
+
+async def _end_opened(login: Login, opening: asyncio.Task[asyncssh.SSHClientProcess[bytes]]) -> None:
+    try:
+        process = await opening
+    except (asyncssh.Error, OSError):
+        return  # nothing was begun
+    await Command(login, process, "")._end("KILL")

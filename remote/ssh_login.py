@@ -10,7 +10,7 @@ import asyncio
 import base64
 import hashlib
 import socket
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +26,8 @@ KEEPALIVE_SECONDS = 5.0
 KEEPALIVE_COUNT = 3
 WINDOW = 16 * 1024 * 1024
 """Bytes a channel may receive ahead of the reader: 2 MiB (the default) caps one channel at 19 MB/s on a 50 ms link."""
+ENDING_SECONDS = 10.0
+"""How long closing a connection waits for commands that are being ended."""
 ENCRYPTION = "aes128-gcm@openssh.com,aes256-gcm@openssh.com,chacha20-poly1305@openssh.com,aes*-ctr"
 """AES-GCM moves about twice as much as asyncssh's first choice, ChaCha20."""
 
@@ -86,6 +88,23 @@ class Login:
     client: Client
     is_tunnelled: bool = False
     """Whether it goes through a jump host, so that its ends' addresses are not those of the two machines."""
+    spare_session: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while a session beyond the usual number is open."""
+    _endings: set[asyncio.Task[None]] = field(default_factory=set)
+
+    async def see_to(self, ending: Coroutine[Any, Any, None]) -> None:
+        """Let something go to its end on this connection, even if whoever waits for it here is cancelled."""
+        task = asyncio.create_task(ending)
+        self._endings.add(task)
+        task.add_done_callback(self._endings.discard)
+        await asyncio.shield(task)
+
+    async def close(self) -> None:
+        """Close the connection once everything on it that is being ended has ended."""
+        if self._endings and not self.connection.is_closed():
+            await asyncio.wait(self._endings, timeout=ENDING_SECONDS)
+        self.connection.close()
+        await self.connection.wait_closed()
 
     def dropped(self, doing: str) -> ConnectionDropped:
         """Return the error for something cut off by the loss of this connection."""

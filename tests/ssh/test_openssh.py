@@ -184,3 +184,48 @@ async def test_facts(runner: SshRunner) -> None:
     assert facts.user_id == os.getuid()
     assert facts.port_listening
     assert abs(facts.clock_offset) < 1
+
+
+async def test_a_command_given_up_while_its_session_opens_is_killed(runner: SshRunner, tmp_path: Path) -> None:
+    """Wherever between the request and the first output the cancelling falls, nothing is left running."""
+    for turns in (0, 1, 2, 3, 5, 8, 13, 21, 34):
+        running = asyncio.create_task(runner.run(f"echo $$ > {tmp_path}/{turns}.pid; exec sleep 61.{turns:02d}"))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+    await runner.run("true")
+    numbers = [int(text) for each in tmp_path.glob("*.pid") if (text := each.read_text())]
+    for number in numbers:
+        await until(partial(is_gone, number))
+    assert "sleep 61." not in (await runner.run("ps -eo args | grep '[s]leep 61[.]' || true")).stdout
+
+
+async def test_being_cancelled_twice_does_not_leave_the_command_alive(runner: SshRunner, tmp_path: Path) -> None:
+    running = asyncio.create_task(runner.run(f"trap '' TERM INT; echo $$ > {tmp_path}/number; sleep 60 & wait; wait"))
+    await until(lambda: (tmp_path / "number").exists() and bool((tmp_path / "number").read_text()))
+    running.cancel()
+    await asyncio.sleep(0)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    await runner.close()
+    await until(partial(is_gone, int((tmp_path / "number").read_text())))
+
+
+async def test_eight_commands_given_up_at_once_are_all_killed(tmp_path: Path) -> None:
+    """Each needs a session more to be killed from where the server forwards no signals."""
+    async with logged_in(tmp_path, "MaxSessions 10") as runner:
+        commands = [
+            f"echo $$ > {tmp_path}/{number}.new; mv {tmp_path}/{number}.new {tmp_path}/{number}.pid; sleep 60"
+            for number in range(8)
+        ]
+        running = [asyncio.create_task(runner.run(command)) for command in commands]
+        await until(lambda: len(list(tmp_path.glob("*.pid"))) == 8)
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        for path in tmp_path.glob("*.pid"):
+            if path.name != "pid":
+                await until(partial(is_gone, int(path.read_text())))
