@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from tests.trainer.cluster import cluster
-from trainer.communication import choose, make_reduction
+from trainer.communication import make_reduction
+from trainer.communication_choice import choose
 from trainer.compression import PowerSgdReduction
 from trainer.events import Calibrated, Checkpoint, Done, Failed, Membership, Notice, Step
 from trainer.options import Communication, Options
