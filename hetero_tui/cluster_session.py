@@ -257,7 +257,9 @@ class ClusterSession:
             self._store.note_launch(progress.host, progress.phase)
             report(progress)
 
-        await launch(plan, runtimes, noted, checkpoint=self._resume.checkpoint if self._resume else None)
+        checkpoint = self._resume.checkpoint if self._resume else None
+        timeout = self._inventory.limits.launch_seconds
+        await launch(plan, runtimes, noted, checkpoint=checkpoint, timeout=timeout)
 
     def _begin(self, plan: LaunchPlan, run_dir: RunDir) -> RecordedStore:
         if self._run_dir is not None:
@@ -310,7 +312,15 @@ class ClusterSession:
         plan, run_dir = self._running()
         if run_dir.read_ended() is None:
             positions = run_dir.positions()
-            following = Following(self._hosts, run_dir, self._store, self._ingest)
+            following = Following(
+                self._hosts,
+                run_dir,
+                self._store,
+                self._ingest,
+                self._inventory.limits,
+                elastic=self._inventory.training.elastic and not self._inventory.training.script,
+                readonly=self._readonly,
+            )
             self._is_following = True
             try:
                 await following.to_the_end([host.host for host in plan.hosts], positions)

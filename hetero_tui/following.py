@@ -4,29 +4,37 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from hetero_tui.ingest import Ingest
+from hetero_tui.progress_watch import watch_progress
 from hetero_tui.store import Store
+from remote.decode_errors import decode_exit
+from remote.errors import RemoteError
+from remote.inventory import Limits
 from remote.run_dir import RunDir
+from remote.runtime import HostRunState, State
 from remote.stream import follow
+from remote.text import one_line
 
 if TYPE_CHECKING:
     from remote.hosts import Hosts
 
-LOST_SECONDS: Final = 30.0
-"""How long a lost host may take to come back after the run has ended on all others."""
-
 
 @dataclass(slots=True)
 class Following:
-    """Follows one run. Several may follow the same run; only one writes its folder."""
+    """Follows one run and names every end. Several may follow the same run; only one writes its folder."""
 
     hosts: Hosts
     run_dir: RunDir
     store: Store
     ingest: Ingest
+    limits: Limits
+    elastic: bool
+    """Whether the run goes on without a host; otherwise the first bad end ends it everywhere."""
+    readonly: bool = False
+    _bad: set[str] = field(default_factory=set)
 
     async def to_the_end(self, names: Sequence[str], positions: Mapping[str, str]) -> None:
         """Follow every host to its end; a lost host is given up once the ranks on all others have ended without it.
@@ -40,28 +48,83 @@ class Following:
             RunDirError: another instance of this program writes the run's folder.
         """
         following = {name: asyncio.create_task(self._one(name, positions.get(name, ""))) for name in names}
-        pending = set(following.values())
+        watching = asyncio.create_task(watch_progress(self.store, self.limits.no_progress_seconds))
         try:
-            while pending:
-                patience = LOST_SECONDS if len(pending) < len(following) else None
-                done, pending = await asyncio.wait(pending, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    task.result()
-                waited_for = [name for name, task in following.items() if task in pending]
-                statuses = self.hosts.statuses
-                if not done and all(statuses[name].phase != "connected" for name in waited_for):
-                    for name in waited_for:
-                        self.store.note("given up: the run has ended everywhere else", "error", host=name)
-                    return
+            await self._until_ended(following)
         finally:
-            for task in following.values():
+            tasks = [*following.values(), watching]
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*following.values(), return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _until_ended(self, following: Mapping[str, asyncio.Task[None]]) -> None:
+        pending = set(following.values())
+        told_to_end = False
+        while pending:
+            must_end = bool(self._bad) and not self.elastic and not self.readonly and not told_to_end
+            patience = self.limits.lost_host_seconds if len(pending) < len(following) else None
+            done, pending = await asyncio.wait(
+                pending,
+                timeout=self.limits.stop_seconds if must_end else patience,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            for task in done:
+                task.result()
+            waited_for = [name for name, task in following.items() if task in pending]
+            if done:
+                continue
+            if must_end:
+                told_to_end = True
+                await asyncio.gather(*(self._end(name) for name in waited_for))
+                continue
+            statuses = self.hosts.statuses
+            if all(statuses[name].phase != "connected" for name in waited_for):
+                for name in waited_for:
+                    self.store.note("given up: the run has ended everywhere else", "error", host=name)
+                return
 
     async def _one(self, name: str, after: str) -> None:
-        def told(state: str, detail: str) -> None:
-            self.store.note(f"log stream {state}: {detail}" if detail else f"log stream {state}", "warning", host=name)
+        def told(change: str, detail: str) -> None:
+            text = f"no contact: {detail}; training may go on there" if change == "lost" else "in contact again"
+            self.store.note(text, "error" if change == "lost" else "info", host=name)
 
         run_id = self.run_dir.run_id
-        async for lines in follow(name, run_id, lambda: self.hosts.runtime(name), after=after, report=told):
+        async for lines in follow(run_id, lambda: self.hosts.runtime(name), after=after, report=told):
+            self.run_dir.append(name, lines)
             await self.ingest.feed(name, lines)
+        await self._tell_end(name)
+
+    async def _tell_end(self, name: str) -> None:
+        """Name a bad end with its cause."""
+        try:
+            state = await (await self.hosts.runtime(name)).inspect(self.run_dir.run_id)
+        except (RemoteError, TimeoutError, OSError) as error:
+            self.store.note(f"cannot tell how it ended: {one_line(error)}", "warning", host=name)
+            return
+        if cause := why_ended(state):
+            self._bad.add(name)
+            self.store.note(f"ended: {cause}", "error", host=name)
+            self.store.note_launch(name, "failed")
+
+    async def _end(self, name: str) -> None:
+        """End the ranks of a host in a run that cannot go on; what they left stays until it is brought home."""
+        why = f"the run cannot go on without {', '.join(sorted(self._bad))}, and it is not elastic"
+        try:
+            runtime = await self.hosts.runtime(name)
+            self.store.note(f"ending the ranks: {why}", "warning", host=name)
+            await runtime.end(self.run_dir.run_id, grace=self.limits.stop_seconds)
+        except (RemoteError, TimeoutError, OSError) as error:
+            self.store.note(f"could not be ended: {one_line(error)}", "error", host=name)
+
+
+def why_ended(state: HostRunState) -> str:
+    """Return in words why a host's part of a run ended badly; empty when it ended well or has not ended."""
+    if state.state is State.MISSING:
+        return "nothing of the run is there any more: somebody removed it"
+    if state.state is not State.EXITED or state.exit_code == 0:
+        return ""
+    if state.exit_code is None:
+        return state.detail or "it ended without a trace"
+    decoded = decode_exit(state.exit_code, out_of_memory=state.out_of_memory)
+    cause = decoded.cause if decoded else f"exited {state.exit_code}"
+    return f"{cause} ({state.detail})" if state.detail else cause

@@ -91,7 +91,16 @@ class Homecoming:
 
         folder = RunDir.folder(self._experiments, cluster, run_id)
         async with self._busy:
-            home = await bring_home(run_id, runtimes, folder, noted, discard=discard, may_end=may_end, ended=ended)
+            home = await bring_home(
+                run_id,
+                runtimes,
+                folder,
+                noted,
+                discard=discard,
+                may_end=may_end,
+                grace=self._inventory.limits.stop_seconds,
+                ended=ended,
+            )
             home.unreachable.update(unreachable)
             if stored is not None:
                 write_end(stored, home)

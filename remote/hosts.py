@@ -96,7 +96,7 @@ class Hosts:
         if host.is_local:
             return LocalRunner(host.name)
         try:
-            return await connect(host, known_hosts=self._known_hosts, jump_connections=self._jumps)
+            return await self._log_in(host)
         except HostKeyUnknown as unknown:
             if confirm is None:
                 raise
@@ -105,7 +105,12 @@ class Hosts:
             if not accepted:
                 raise
             accept_host_key(unknown, self._known_hosts)
-        return await connect(host, known_hosts=self._known_hosts, jump_connections=self._jumps)
+        return await self._log_in(host)
+
+    async def _log_in(self, host: Host) -> Runner:
+        runner = await connect(host, known_hosts=self._known_hosts, jump_connections=self._jumps)
+        runner.expect_answers_within(self.inventory.limits.no_contact_seconds)
+        return runner
 
     def runner(self, name: str) -> Runner:
         """Return the open connection.

@@ -11,7 +11,7 @@ from pydantic_core import ErrorDetails
 
 from remote.inventory_lines import KeyPath
 from remote.inventory_mistakes import Mistake, kind_of, nearest, shown, value_at
-from remote.inventory_model import Cluster, Host, Image, Inventory, Model, Network, Training
+from remote.inventory_model import Cluster, Host, Image, Inventory, Limits, Model, Network, Training
 
 _TABLES: Final[Mapping[str, type[Model]]] = {
     "": Inventory,
@@ -19,6 +19,7 @@ _TABLES: Final[Mapping[str, type[Model]]] = {
     "image": Image,
     "training": Training,
     "network": Network,
+    "limits": Limits,
     "hosts": Host,
 }
 _SYNONYMS: Final[Mapping[str, str]] = {

@@ -30,6 +30,7 @@ LOCAL: Final = "local"
 """The address of a host that is the machine this program runs on: no SSH."""
 
 Port = Annotated[int, Field(ge=1, le=65535)]
+Seconds = Annotated[float, Field(ge=1, le=86_400)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 Devices = Annotated[Literal["auto", "cpu", "mps"] | tuple[int | str, ...], BeforeValidator(_checked_devices)]
 BackendChoice = Literal["auto", "gloo", "nccl"]
@@ -139,6 +140,27 @@ class Network(Model):
     """Fixed range of data ports such as ``29900-29950``; any ephemeral port when left out."""
 
 
+class Limits(Model):
+    """When waiting is over, and how often a failed run is tried again. Times are in seconds."""
+
+    no_contact_seconds: Seconds = 4.0
+    """A host that has answered nothing for so long is told as unreachable; training there may go on."""
+    lost_rank_seconds: Annotated[float, Field(ge=0.5, le=600)] = 2.0
+    """A rank without a sign of life for so long counts as lost in an elastic run: stopped, frozen or cut off."""
+    no_progress_seconds: Seconds = 300.0
+    """A run in which no rank has completed a step for so long is told as hung."""
+    lost_host_seconds: Seconds = 30.0
+    """How long a lost host may take to come back after the run has ended on all others."""
+    launch_seconds: Seconds = 60.0
+    """How long the ranks may take from the launch until all are ready."""
+    stop_seconds: Annotated[float, Field(ge=1, le=600)] = 10.0
+    """How long the ranks may take to end by themselves when the run is stopped; then they are killed."""
+    restarts: Annotated[int, Field(ge=0, le=1000)] = 0
+    """How often a failed run is started again from its newest checkpoint, without hosts that are gone."""
+    restart_wait_seconds: Annotated[float, Field(ge=0, le=3600)] = 5.0
+    """Wait before the first restart; doubled for each one in a row, up to 300."""
+
+
 class Host(Model):
     """One machine."""
 
@@ -217,6 +239,8 @@ class Inventory(Model):
     """Model or script, data, batch, and how the batch is shared out."""
     network: Network = Network()
     """Interface and ports of the ranks."""
+    limits: Limits = Limits()
+    """When waiting is over, and how often a failed run is tried again."""
     hosts: Annotated[tuple[Host, ...], Field(min_length=1)]
     """The machines, one ``[[hosts]]`` each; the first is the master unless ``cluster.master`` names another."""
 

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from remote.inventory_model import Training
+from typing import Final
+
+from remote.inventory_model import Limits, Training
+
+LOST_RANK_SECONDS: Final = Limits().lost_rank_seconds
+"""What the trainer takes by itself (``trainer/options.py``)."""
 
 
-def trainer_command(training: Training, *, python: str, data_folder: str, script: str) -> tuple[str, ...]:
+def trainer_command(
+    training: Training, *, python: str, data_folder: str, script: str, lost_rank_seconds: float = LOST_RANK_SECONDS
+) -> tuple[str, ...]:
     """Return the command line of the agent; the same on every host except for the two paths.
 
     Args:
@@ -13,6 +20,7 @@ def trainer_command(training: Training, *, python: str, data_folder: str, script
         python: interpreter on the host or in the image.
         script: the script's path as the agent sees it; empty for a built-in workload.
         data_folder: where the agent sees the data set; empty when there is none.
+        lost_rank_seconds: silence after which a rank counts as lost.
     """
     what: tuple[str, ...] = ()
     if training.workload is not None:
@@ -30,6 +38,8 @@ def trainer_command(training: Training, *, python: str, data_folder: str, script
         "--elastic" if training.elastic else "--no-elastic",
         *("--checkpoint-every", str(training.checkpoint_every)),
     )
+    if lost_rank_seconds != LOST_RANK_SECONDS:
+        how += ("--heartbeat-timeout", f"{lost_rank_seconds:g}")
     if training.resume:
         how += ("--resume",)
     if data_folder:

@@ -63,7 +63,13 @@ def host_plan(inventory: Inventory, job: Job, node: Node) -> HostPlan:
         ranks=ranks,
         container_name=container_name(inventory.cluster.name, job.run_id, host.name),
         image=image,
-        argv=trainer_command(inventory.training, python=places.python, data_folder=places.data, script=places.script),
+        argv=trainer_command(
+            inventory.training,
+            python=places.python,
+            data_folder=places.data,
+            script=places.script,
+            lost_rank_seconds=inventory.limits.lost_rank_seconds,
+        ),
         env=environment(
             job,
             inventory,

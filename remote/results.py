@@ -23,7 +23,7 @@ from remote.unpack import Arrived, Unpacked, unpack
 
 OTHERS: Final = "output"
 """Below the run's folder: what a run wrote besides checkpoints, by host."""
-END_GRACE: Final = 30.0
+END_GRACE: Final = 10.0
 """Seconds for the ranks to finish their step and to write a last checkpoint."""
 ANSWER_TIMEOUT: Final = 60.0
 

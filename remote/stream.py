@@ -8,8 +8,17 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from remote.errors import HostKeyChanged, HostKeyUnknown, LoginRefused, RemoteError
+from remote.errors import (
+    ConnectError,
+    ConnectionDropped,
+    EngineError,
+    HostKeyChanged,
+    HostKeyUnknown,
+    LoginRefused,
+    RemoteError,
+)
 from remote.runtime import HostRuntime, LogLine, State, closing
+from remote.text import one_line
 
 FIRST_WAIT: Final = 1.0
 LONGEST_WAIT: Final = 30.0
@@ -33,8 +42,16 @@ class Backoff:
         return whole * (0.5 + self.spread() / 2)
 
 
+def why_lost(error: RemoteError | TimeoutError | OSError) -> str:
+    """Return in words what was lost: the host, its engine, or only an answer. Training may go on in each case."""
+    if isinstance(error, ConnectionDropped | ConnectError):
+        return f"host unreachable: {one_line(error)}"
+    if isinstance(error, EngineError):
+        return f"its engine is gone: {one_line(error)}"
+    return one_line(error)
+
+
 async def follow(
-    host: str,
     run_id: str,
     connect: Callable[[], Awaitable[HostRuntime]],
     *,
@@ -46,7 +63,6 @@ async def follow(
     """Yield batches of lines until the run has ended on this host.
 
     Args:
-        host: inventory name, for messages.
         run_id: which run.
         connect: returns the host's runtime on a living connection; asked again after each loss.
         after: position behind which to begin; from the beginning when empty.
@@ -79,10 +95,9 @@ async def follow(
         except REFUSALS:
             raise
         except (RemoteError, TimeoutError, OSError) as error:
-            reason = error.message if isinstance(error, RemoteError) else str(error) or type(error).__name__
             if not is_lost:
                 is_lost = True
-                report("lost", f"{host}: {reason}")
+                report("lost", why_lost(error))
             await sleep(backoff.wait(attempt))
             attempt += 1
         else:

@@ -181,7 +181,7 @@ async def test_every_line_comes_once_though_the_engine_is_followed_in_pieces(
 
     lines = []
     async for batch in follow(
-        "alpha", RUN, connect, report=lambda change, _: changes.append(change), backoff=Backoff(), sleep=quick
+        RUN, connect, report=lambda change, _: changes.append(change), backoff=Backoff(), sleep=quick
     ):
         lines += batch
     for stream in ("out", "err"):

@@ -67,7 +67,7 @@ async def test_a_log_is_followed_across_lost_connections(host: RunningHost, engi
         return DockerRuntime("alpha", remote)
 
     lines: list[str] = []
-    async for batch in follow("alpha", RUN, connect_anew, report=lambda change, _: changes.append(change)):
+    async for batch in follow(RUN, connect_anew, report=lambda change, _: changes.append(change)):
         lines += [line.text for line in batch]
         if len(lines) > 20 * len(opened) and len(opened) < 3:
             host.drop_connections()

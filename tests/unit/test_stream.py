@@ -105,7 +105,6 @@ async def watch(runtime: ScriptedRuntime, connects: Sequence[Exception | None] =
         watched.waits.append(seconds)
 
     async for batch in follow(
-        "alpha",
         RUN,
         connect,
         after=after,
@@ -140,9 +139,9 @@ async def test_it_goes_on_where_it_was_cut_and_tells_so() -> None:
     assert runtime.asked == ["", "3", "5"]
     assert runtime.closed == 3
     assert watched.changes == [
-        ("lost", "alpha: the line went dead"),
+        ("lost", "host unreachable: the line went dead"),
         ("again", ""),
-        ("lost", "alpha: the line went dead"),
+        ("lost", "host unreachable: the line went dead"),
         ("again", ""),
     ]
     assert watched.waits == [1.0, 1.0], "lines that come make the next wait short again"
@@ -191,7 +190,7 @@ async def test_the_reader_may_stop_at_any_time() -> None:
     async def connect() -> ScriptedRuntime:
         return runtime
 
-    lines = follow("alpha", RUN, connect, report=lambda change, detail: None)
+    lines = follow(RUN, connect, report=lambda change, detail: None)
     assert [line.text for line in await anext(lines)] == ["line 1"]
     await lines.aclose()
     assert runtime.closed == 1, "what feeds the stream has been ended too"
