@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -14,7 +15,13 @@ from trainer.events import EventError, decode
 if TYPE_CHECKING:
     from remote.runtime import LogLine
 
-BATCH_LINES: Final = 500
+EVENT_START: Final = '{"ht":'
+RELAYED: Final = '{"ht":1,"kind":"output","rank":-1,"seq":'
+"""How a line of output that an agent relays begins, as ``trainer.events.encode`` writes it."""
+NUMBER: Final = re.compile(re.escape(RELAYED) + r"(\d{1,18}),")
+BATCH_LINES: Final = 2_000
+CLOCK_LINES: Final = 16
+"""How many lines are taken in between two looks at the clock."""
 BATCH_SECONDS: Final = 0.005
 
 
@@ -52,14 +59,42 @@ class Ingest:
 
     def _feed_portion(self, host: str, lines: Sequence[LogLine], begin: int) -> int:
         started = self._clock()
-        for at in range(begin, min(begin + BATCH_LINES, len(lines))):
-            self.feed_line(host, lines[at].text, lines[at].stream)
-            if self._clock() - started > BATCH_SECONDS:
-                return at + 1
-        return min(begin + BATCH_LINES, len(lines))
+        store = self._store
+        end = min(begin + BATCH_LINES, len(lines))
+        skipped, last = 0, ""
+        for at in range(begin, end):
+            text = lines[at].text
+            if (text.startswith(RELAYED) or not text.startswith(EVENT_START)) and not store.has_room():
+                # A relayed line has a number, plain output has none.
+                if skipped and text.startswith(RELAYED) != last.startswith(RELAYED):
+                    self._skip(host, skipped, last)
+                    skipped = 0
+                skipped, last = skipped + 1, text
+            else:
+                if skipped:
+                    self._skip(host, skipped, last)
+                    skipped = 0
+                self._take(host, text, lines[at].stream)
+            if at % CLOCK_LINES == 0 and self._clock() - started > BATCH_SECONDS:
+                end = at + 1
+                break
+        if skipped:
+            self._skip(host, skipped, last)
+        return end
+
+    def _skip(self, host: str, count: int, last: str) -> None:
+        """Count lines in a row that are not looked at; of relayed ones the last tells how many there should be."""
+        number = NUMBER.match(last)
+        self._store.skip_output(host, count, int(number[1]) if number else None)
 
     def feed_line(self, host: str, text: str, stream: str = "stdout") -> None:
-        """Take in one line."""
+        """Take in one line. Output that comes faster than it can be shown is counted and not looked at."""
+        if (text.startswith(RELAYED) or not text.startswith(EVENT_START)) and not self._store.has_room():
+            self._skip(host, 1, text)
+        else:
+            self._take(host, text, stream)
+
+    def _take(self, host: str, text: str, stream: str) -> None:
         try:
             event = decode(text)
         except EventError as error:

@@ -38,6 +38,13 @@ class Sequences:
         known.process_id = process_id or known.process_id
         return lost
 
+    def skip(self, host: str, rank: int, count: int, last: int) -> int:
+        """Note events in a row that came and are not looked at, up to number ``last``; return how many are missing."""
+        known = self._known.setdefault((host, rank), _Sequence(0, 0.0, 0))
+        lost = max(0, last + 1 - known.expected - count)
+        known.expected = max(known.expected, last + 1)
+        return lost
+
     def _starts_over(self, known: _Sequence, event: Event, process_id: int) -> bool:
         """A repeated line is never newer than the newest seen, so a low number on a newer line is a new process."""
         if event.seq >= known.expected:

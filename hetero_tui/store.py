@@ -55,6 +55,12 @@ STEP_TALLIES: Final = 128
 UNCHANGED_SECONDS: Final = 0.05
 MANY_RANKS: Final = 128
 MANY_RANKS_SECONDS: Final = 0.5
+BURST_LINES: Final = 20_000
+"""Lines of output that are shown however fast they come."""
+ROOM_SECONDS: Final = 0.1
+"""How often room for more lines is made."""
+LINES_A_SECOND: Final = 2_000
+"""Lines of output that are shown when more come for long: nobody reads faster, and everybody wants quick keys."""
 _PAUSE_TAKES_EFFECT: Final = 5.0
 """Seconds after which a new step means that the run is no longer paused."""
 
@@ -110,6 +116,9 @@ class Store:
         self.events: Ring[EventRecord] = Ring(EVENT_RECORDS)
         self.skipped_lines = 0
         """Lines of output that came faster than anybody reads: kept in the run's file, not in the view."""
+        self._room = float(BURST_LINES)
+        self._room_at = clock()
+        self._skipped_now = 0
         self.lost_lines = 0
         """Events whose number was skipped."""
         self.duplicate_lines = 0
@@ -193,6 +202,31 @@ class Store:
     def feed_line(self, host: str, text: str, stream: str = "stdout") -> None:
         """Take in a line of plain output of a host."""
         self._log(LogRecord(self._wall_clock(), host, -1, clean(text), "stderr" if stream == "stderr" else "stdout"))
+        self._last_received = self._clock()
+        self.version += 1
+
+    def has_room(self) -> bool:
+        """Tell whether one more line of output will be shown; what comes faster than that is only counted."""
+        if self._room >= 1:
+            self._room -= 1
+            return True
+        now = self._clock()
+        if 0 <= now - self._room_at < ROOM_SECONDS:
+            return False
+        self._room = min(float(BURST_LINES), max(0.0, now - self._room_at) * LINES_A_SECOND)
+        self._room_at = now
+        if self._skipped_now:
+            text = f"{self._skipped_now} lines came faster than can be shown; they are in the run's folder"
+            self.log.append(LogRecord(self._wall_clock(), "", -1, text, "notice"))
+            self._skipped_now = 0
+        return self._room >= 1
+
+    def skip_output(self, host: str, count: int, last: int | None) -> None:
+        """Count lines of output that are not shown; ``last`` is the newest one's number when a host's agent sent it."""
+        self.skipped_lines += count
+        self._skipped_now += count
+        if last is not None:
+            self.lost_lines += self._sequences.skip(host, -1, count, last)
         self._last_received = self._clock()
         self.version += 1
 

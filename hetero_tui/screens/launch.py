@@ -41,6 +41,8 @@ WORDS: Final = {
 class LaunchTable(LineView):
     """Hosts with their phase, as a bar and in words."""
 
+    PACE = 0.1
+
     def __init__(self, session: SessionProtocol) -> None:
         super().__init__(id="launch-table")
         self._session = session

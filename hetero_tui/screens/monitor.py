@@ -219,9 +219,9 @@ class MonitorScreen(LiveScreen):
         self.refresh_bindings()
         self.pull()
 
-    def pull(self) -> None:
+    def tick(self) -> None:
         """Also tell of new failures and keep the footer true to the state of the run."""
-        super().pull()
+        super().tick()
         store = self.session.store
         state = store.cluster_view().state
         if state is not self._state:

@@ -23,6 +23,8 @@ class HeatMap(LineView, can_focus=True):
         "slower ranks. The rank whose row stays empty is the one the others wait for."
     )
 
+    PACE = 1.0
+
     def __init__(self, session: SessionProtocol, *, id: str = "waits") -> None:
         super().__init__(id=id)
         self._session = session

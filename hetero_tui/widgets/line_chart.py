@@ -62,6 +62,8 @@ def plot(points: Sequence[Point], columns: int, rows: int, low: float, high: flo
 class LineChart(LineView):
     """One series with a title, its newest value, and labelled axes."""
 
+    PACE = 0.5
+
     def __init__(
         self,
         title: str,

@@ -63,7 +63,10 @@ class LineBuilder:
 
 
 class LineView(ScrollView):
-    """A widget that draws its own lines. ``pull`` is called ten times a second while it is on screen."""
+    """A widget that draws its own lines. ``pull`` is called every ``PACE`` seconds while it is on screen."""
+
+    PACE: ClassVar[float] = 0.25
+    """Figures over ten seconds that change more often than this cannot be read; text and what turns is quicker."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {
         f"tone--{name}"

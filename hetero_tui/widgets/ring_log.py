@@ -77,6 +77,7 @@ class RingLog(LineView, Generic[T], can_focus=True):
         Binding("y", "copy", "Copy", show=False, id="log.copy"),
         Binding("ctrl+s", "save", "Save to a file", show=False, id="log.save"),
     ]
+    PACE = 0.1
     DEFAULT_CSS = "RingLog { overflow-y: scroll; overflow-x: auto; scrollbar-size-horizontal: 0; }"
 
     follow: reactive[bool] = reactive(True)

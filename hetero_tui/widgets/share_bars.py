@@ -25,6 +25,7 @@ class ShareBars(LineView, can_focus=True):
         "The bar is the rank's share of the global batch, the mark its part of the ranks' speed (10 s). "
         "A bar longer than its mark: the rank has too much and the others wait for it."
     )
+    PACE = 0.5
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up,k", "scroll_up", "Up", show=False),
         Binding("down,j", "scroll_down", "Down", show=False),
@@ -91,6 +92,8 @@ class ShareBars(LineView, can_focus=True):
 
 class Rebalances(LineView, can_focus=True):
     """When the shares changed, to what, and why; the newest first."""
+
+    PACE = 0.5
 
     def __init__(self, session: SessionProtocol, *, id: str = "rebalances") -> None:
         super().__init__(id=id)

@@ -3,11 +3,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import tracemalloc
+from collections.abc import Iterable
 
-from hetero_tui.ingest import Ingest
-from hetero_tui.store import Store
+from hetero_tui.ingest import BATCH_LINES, CLOCK_LINES, Ingest
+from hetero_tui.store import BURST_LINES, Store
 from remote.runtime import LogLine
-from trainer.events import Hello, Step, encode
+from trainer.events import Hello, Notice, Output, Step, encode
 
 
 def lines(*texts: str) -> list[LogLine]:
@@ -56,11 +57,11 @@ async def test_a_flood_lets_others_run() -> None:
     task = asyncio.create_task(other())
     # A clock that stands still: only the number of lines decides.
     await Ingest(store, clock=lambda: 0.0).feed("pc", lines(*("line" for _ in range(10_000))))
-    assert turns >= 10_000 // 500
+    assert turns >= 10_000 // BATCH_LINES
     before = turns
-    # A clock on which every line takes long: after each line others have a turn.
+    # A clock on which every line takes long: others have a turn each time it is looked at.
     await Ingest(store, clock=lambda: float(next(ticks))).feed("pc", lines(*("line" for _ in range(100))))
-    assert turns - before >= 100
+    assert turns - before >= 100 // CLOCK_LINES
     task.cancel()
 
 
@@ -77,6 +78,30 @@ async def test_a_flood_stays_within_bounds() -> None:
         after, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert store.log.next == 100_000
+    assert store.log.next + store.skipped_lines >= 100_000
+    assert store.skipped_lines > 0
     assert len(store.log) == 5_000
     assert after - before < 3_000_000
+
+
+async def test_what_comes_too_fast_is_counted_and_said_and_nothing_is_called_lost() -> None:
+    now = 100.0
+    store = Store(clock=lambda: now)
+    ingest = Ingest(store)
+
+    def relayed(numbers: Iterable[int]) -> list[LogLine]:
+        return lines(*(encode(Output(rank=-1, seq=n, time=5.0 + n, text=f"line {n}", source_rank=0)) for n in numbers))
+
+    await ingest.feed("pc", relayed(range(BURST_LINES + 3_000)))
+    assert store.log.next == BURST_LINES
+    assert store.skipped_lines == 3_000
+    assert store.lost_lines == 0
+    now += 1.0
+    await ingest.feed("pc", relayed(range(BURST_LINES + 3_010, BURST_LINES + 3_020)))
+    assert store.lost_lines == 10
+    tail = [record.text for record in store.log.tail(11)]
+    assert tail[0].startswith("3000 lines came faster than can be shown")
+    assert tail[-1] == f"line {BURST_LINES + 3_019}"
+    # What is no output is never skipped.
+    ingest.feed_line("pc", encode(Notice(rank=0, seq=0, time=9.0, text="read this")))
+    assert store.events.tail(1)[0].text == "read this"
