@@ -90,7 +90,6 @@ class Following:
 
         run_id = self.run_dir.run_id
         async for lines in follow(run_id, lambda: self.hosts.runtime(name), after=after, report=told):
-            self.run_dir.append(name, lines)
             await self.ingest.feed(name, lines)
         await self._tell_end(name)
 
