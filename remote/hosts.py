@@ -92,6 +92,17 @@ class Hosts:
             link.status = HostStatus(name, "connected")
             return link.runner
 
+    async def new_login(self, name: str) -> Runner:
+        """Log in to a host again: what a new login changes (groups, limits) holds for new connections only.
+
+        Raises:
+            ConnectError: it lets nobody in any more.
+        """
+        link = self._links[name]
+        async with link.busy:
+            await self._forget_connection(link)
+        return await self.connected(name)
+
     async def _open(self, host: Host, confirm: ConfirmHostKey | None) -> Runner:
         if host.is_local:
             return LocalRunner(host.name)

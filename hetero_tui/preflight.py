@@ -1,0 +1,142 @@
+"""What the checklist can do besides checking: run a fix, measure speeds, predict the cluster. No Textual here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from remote.checks.context import CheckContext
+from remote.checks.model import Fix
+from remote.checks.network_report import PairMatrix
+from remote.errors import PlanError, RemoteError
+from remote.fixes import FixOutcome, FixPlan, plan_fix, run_fix
+from remote.inventory import Inventory
+from remote.plan import LaunchPlan
+from remote.prediction import HostSpeed, Job, Prediction, predict
+from remote.speeds import (
+    known_speeds,
+    links_of,
+    missing_text,
+    modes_of,
+    read_speeds,
+    speeds_file,
+    speeds_of_runs,
+    write_speeds,
+)
+from trainer.time_table import PlanError as NoShares
+
+if TYPE_CHECKING:
+    from remote.hosts import Hosts
+
+
+class NotMeasured(PlanError):
+    """Nothing can be predicted because the speed of some hosts is not known yet."""
+
+    def __init__(self, hosts: tuple[str, ...]) -> None:
+        super().__init__(missing_text(hosts), next_step="measure it: `hetero-tui check --measure`, or m in the app")
+        self.hosts = hosts
+
+
+@runtime_checkable
+class PreflightProtocol(Protocol):
+    """What the screens may use of it."""
+
+    @property
+    def matrix(self) -> PairMatrix | None:
+        """What the hosts could say to each other when last asked."""
+        ...
+
+    def plan_fix(self, fix: Fix) -> FixPlan:
+        """Say how a fix can be run. Nothing is run."""
+        ...
+
+    async def run_fix(self, plan: FixPlan, password: str = "") -> FixOutcome:
+        """Run it.
+
+        Raises:
+            RemoteError: it could not be run, or the host could not be reached again after it.
+        """
+        ...
+
+    async def predict(self) -> Prediction:
+        """Predict the cluster from what is known now.
+
+        Raises:
+            NotMeasured: the speed of some hosts is not known yet.
+            PlanError: there is nothing to predict.
+        """
+        ...
+
+    async def measure(self, report: Callable[[str, str], None]) -> Mapping[str, RemoteError]:
+        """Measure every host and keep what was found; return why some could not be measured.
+
+        Raises:
+            RemoteError: nothing could be begun.
+        """
+        ...
+
+
+class Preflight:
+    """Satisfies ``PreflightProtocol`` for a real cluster."""
+
+    def __init__(
+        self,
+        inventory: Inventory,
+        experiments: Path,
+        *,
+        hosts: Callable[[], Hosts],
+        context: Callable[[], CheckContext],
+        plan: Callable[[], LaunchPlan],
+    ) -> None:
+        """``hosts``, ``context`` and ``plan`` are asked when they are needed: nothing is connected yet."""
+        self._inventory = inventory
+        self._experiments = experiments
+        self._hosts = hosts
+        self._context = context
+        self._plan = plan
+        self.newest: Prediction | None = None
+        """What was predicted last."""
+
+    @property
+    def matrix(self) -> PairMatrix | None:
+        return self._context().matrix
+
+    def plan_fix(self, fix: Fix) -> FixPlan:
+        return plan_fix(fix, self._context().known_facts.get(fix.host))
+
+    async def run_fix(self, plan: FixPlan, password: str = "") -> FixOutcome:
+        runner = await self._hosts().connected(plan.host)
+        facts = self._context().known_facts.get(plan.host)
+        is_root = facts is not None and facts.sudo == "root"
+        outcome = await run_fix(runner, plan, is_root=is_root, password=password)
+        if plan.new_login and outcome.succeeded:
+            await self._hosts().new_login(plan.host)
+        return outcome
+
+    async def predict(self) -> Prediction:
+        plan = self._plan()
+        training = self._inventory.training
+        job = Job(plan.global_batch, plan.policy, training.communication, modes_of(self._inventory))
+        speeds, missing = await asyncio.to_thread(self._speeds, plan)
+        if missing:
+            raise NotMeasured(missing)
+        try:
+            self.newest = await asyncio.to_thread(predict, job, speeds, links_of(self.matrix))
+        except NoShares as error:
+            raise PlanError(f"nothing can be predicted: {error}") from error
+        return self.newest
+
+    def _speeds(self, plan: LaunchPlan) -> tuple[tuple[HostSpeed, ...], tuple[str, ...]]:
+        stored = read_speeds(speeds_file(self._experiments, plan.cluster))
+        return known_speeds(self._inventory, plan, (stored, speeds_of_runs(self._experiments, plan)))
+
+    async def measure(self, report: Callable[[str, str], None]) -> Mapping[str, RemoteError]:
+        from remote.measure import measure_hosts
+
+        plan = self._plan()
+        measured, failed = await measure_hosts(self._context(), self._inventory, plan, report)
+        if measured:
+            await asyncio.to_thread(write_speeds, speeds_file(self._experiments, plan.cluster), measured)
+        return failed
