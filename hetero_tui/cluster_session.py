@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Final
 from hetero_tui.following import Following
 from hetero_tui.homecoming import Homecoming
 from hetero_tui.merged_log import merged_log, stored_log
+from hetero_tui.prediction_report import PREDICTION_FILE, document, missing_document, try_predict
+from hetero_tui.preflight import Preflight
 from hetero_tui.recording import RecordedStore, recorded_store, take_up
 from hetero_tui.session import CheckInfo, ConfirmHostKey, HostStatus, LaunchProgress
 from hetero_tui.store import Store
@@ -100,6 +102,17 @@ class ClusterSession:
         from remote.images.service import ImageService
 
         return ImageService(self._inventory, self._hosts, self._context.facts, self._image_store)
+
+    @cached_property
+    def preflight(self) -> Preflight:
+        """Fixes, measured speeds and the prediction."""
+        return Preflight(
+            self._inventory,
+            self._experiments,
+            hosts=lambda: self._hosts,
+            context=lambda: self._context,
+            plan=self.plan,
+        )
 
     @property
     def inventory(self) -> Inventory:
@@ -251,6 +264,11 @@ class ClusterSession:
         run_dir.write_facts(self._context.known_facts)
         run_dir.write_checks(self.results)
         run_dir.write_inventory(self._inventory_text)
+        prediction, missing = await try_predict(self.preflight.predict)
+        if prediction is not None:
+            run_dir.write_json(PREDICTION_FILE, document(prediction))
+        elif missing is not None:
+            run_dir.write_json(PREDICTION_FILE, missing_document(missing))
         self._expect(plan, self._begin(plan, run_dir))
 
         def noted(progress: LaunchProgress) -> None:
