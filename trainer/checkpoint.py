@@ -38,7 +38,8 @@ class Saved:
     progress: Progress
     balance_state: Mapping[str, Any] | None
     tensors: Mapping[str, Tensor]
-    scaler: Mapping[str, Any]
+    extra: Mapping[str, Any]
+    """What else there is to take over: the loss scaling, a schedule."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ class CheckpointFolder:
         progress: Progress,
         balance_state: Mapping[str, Any] | None,
         tensors: Mapping[str, Tensor],
-        scaler: Mapping[str, Any],
+        extra: Mapping[str, Any],
         model: Mapping[str, Tensor],
     ) -> Path:
         """Write a checkpoint, then remove all but the newest ``keep``.
@@ -76,7 +77,7 @@ class CheckpointFolder:
             "identity": self._identity,
             "progress": progress.to_json(),
             "balance": balance_state,
-            "scaler": dict(scaler),
+            "extra": dict(extra),
         }
         buffer = io.BytesIO()
         # The model's tensors are views of the flat parameters, so they are stored once.
@@ -113,7 +114,7 @@ class CheckpointFolder:
                     Progress.from_json(facts["progress"]),
                     facts["balance"],
                     stored["tensors"],
-                    facts["scaler"],
+                    facts["extra"],
                 )
             except CheckpointError as error:
                 refused.append(Refused(path, str(error)))

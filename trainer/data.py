@@ -13,7 +13,7 @@ Flood: "Fast splittable pseudorandom number generators", OOPSLA 2014), computed 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import torch
@@ -62,13 +62,34 @@ def uniform(keys: Tensor, salt: int = 0) -> Tensor:
 class BalancedSampler:
     """The samples of each step. The same object on every rank; it holds no position of its own."""
 
-    def __init__(self, size: int, global_batch: int, seed: int) -> None:
-        """``size`` is the number of samples of the dataset; ``global_batch`` the samples of one step."""
+    def __init__(
+        self,
+        size: int,
+        global_batch: int,
+        seed: int,
+        *,
+        ghost_batch: int = 0,
+        drop_last: bool = False,
+        order: Callable[[int], Tensor] | None = None,
+    ) -> None:
+        """Prepare to deal out the samples of a dataset.
+
+        Args:
+            size: Samples of the dataset, or entries of ``order``.
+            global_batch: Samples of one step over all ranks.
+            seed: With the epoch it decides about the order.
+            ghost_batch: Deal whole pieces of so many samples, so that the pieces are the same for any shares; 0: deal
+                single samples.
+            drop_last: Leave out the last step of an epoch where it would be smaller than the others.
+            order: Returns the dataset indices of an epoch, int64 of shape (size,); a random permutation by default.
+        """
         self.size = size
         self.global_batch = min(global_batch, size)
-        self.steps_per_epoch = -(-size // self.global_batch)
+        self.steps_per_epoch = size // self.global_batch if drop_last else -(-size // self.global_batch)
+        self.ghost_batch = ghost_batch
         self._seed = seed
         self._epoch = -1
+        self._order = order or self._permuted
         self._permutation = torch.empty(0, dtype=torch.int64)
 
     def epoch_of(self, step: int) -> int:
@@ -83,15 +104,51 @@ class BalancedSampler:
         """Return the dataset indices of ``step``: int64, shape (batch_size(step),)."""
         epoch = self.epoch_of(step)
         if epoch != self._epoch:
-            generator = torch.Generator().manual_seed(mix_number(self._seed, epoch) & ((1 << 63) - 1))
-            self._permutation = torch.randperm(self.size, generator=generator)
+            self._permutation = self._order(epoch)
             self._epoch = epoch
         start = (step % self.steps_per_epoch) * self.global_batch
         return self._permutation[start : start + self.batch_size(step)]
 
     def part(self, step: int, shares: Sequence[int], position: int) -> Tensor:
         """Return the indices that the member at ``position`` computes; ``shares`` add up to ``batch_size(step)``."""
-        bounds = list(itertools.accumulate(shares, initial=0))
-        if bounds[-1] != self.batch_size(step):
+        if sum(shares) != self.batch_size(step):
             raise ValueError(f"shares {tuple(shares)} do not add up to {self.batch_size(step)} samples")
+        bounds = list(itertools.accumulate(self.dealt(shares), initial=0))
         return self.batch(step)[bounds[position] : bounds[position + 1]]
+
+    def dealt(self, shares: Sequence[int]) -> tuple[int, ...]:
+        """Return the shares as they are dealt out: as they are, or in whole ghost batches."""
+        return whole_pieces(shares, self.ghost_batch) if self.ghost_batch else tuple(shares)
+
+    def _permuted(self, epoch: int) -> Tensor:
+        generator = torch.Generator().manual_seed(mix_number(self._seed, epoch) & ((1 << 63) - 1))
+        return torch.randperm(self.size, generator=generator)
+
+
+def whole_pieces(shares: Sequence[int], piece: int) -> tuple[int, ...]:
+    """Round shares to whole pieces, by largest remainders, without changing their sum.
+
+    Their sum is cut into pieces of ``piece`` samples; the last one takes what is left over and has half a piece to
+    one and a half. It belongs to the last rank that has any.
+    """
+    samples = sum(shares)
+    pieces = max(1, (2 * samples + piece) // (2 * piece))
+    given = [share * pieces // samples for share in shares]
+    by_remainder = sorted(range(len(shares)), key=lambda rank: (-(shares[rank] * pieces % samples), rank))
+    for rank in by_remainder[: pieces - sum(given)]:
+        given[rank] += 1
+    last = max(rank for rank, count in enumerate(given) if count)
+    dealt = [count * piece for count in given]
+    dealt[last] += samples - pieces * piece
+    return tuple(dealt)
+
+
+def piece_sizes(samples: int, piece: int, *, whole: bool) -> list[int]:
+    """Return the sizes of the pieces a share is computed in, in order.
+
+    With ``whole`` they are those that :func:`whole_pieces` dealt; otherwise the last piece is the smaller one.
+    """
+    full, rest = divmod(samples, piece)
+    if whole and full and 0 < 2 * rest < piece:
+        return [*[piece] * (full - 1), piece + rest]
+    return [*[piece] * full, *([rest] if rest else [])]

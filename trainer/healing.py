@@ -9,12 +9,12 @@ from typing import Any
 import torch
 
 from trainer.group import Group
-from trainer.learner import Learner
+from trainer.learner import LearnerProtocol
 from trainer.state import Progress
 
 
 def share_state(
-    group: Group, source: int, learner: Learner, progress: Progress, balance_state: Mapping[str, Any] | None
+    group: Group, source: int, learner: LearnerProtocol, progress: Progress, balance_state: Mapping[str, Any] | None
 ) -> tuple[Progress, Mapping[str, Any] | None]:
     """Give every member the tensors of ``source``, and return its progress and balance state. All members call it.
 
@@ -26,7 +26,7 @@ def share_state(
         {
             "progress": progress.to_json(),
             "balance": balance_state,
-            "scaler": learner.scaler_state(),
+            "extra": learner.extra_state(),
             "tensors": [
                 [name, list(tensor.shape), str(tensor.dtype).removeprefix("torch.")]
                 for name, tensor in sorted(own.items())
@@ -42,5 +42,5 @@ def share_state(
     if group.rank == source:
         return progress, balance_state
     learner.load_tensors(received)
-    learner.load_scaler_state(told["scaler"])
+    learner.load_extra_state(told["extra"])
     return Progress.from_json(told["progress"]), told["balance"]

@@ -7,17 +7,18 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import torch
 from torch import Tensor
 
-from trainer.data import sample_keys
+from trainer.data import piece_sizes, sample_keys
 from trainer.errors import GroupBroken
-from trainer.options import Options
+from trainer.options import Options, Precision
+from trainer.prefetch import Order, make_batches
 from trainer.reduction import FlatModel
 from trainer.speed import synchronize
-from trainer.workloads.base import Workload
+from trainer.workloads.base import Batch, Workload
 
 BROKEN_LOOK_SECONDS: Final = 0.005
 """How often a simulated rank looks, while it sleeps, whether its group still stands."""
@@ -37,25 +38,17 @@ class Computed:
     """Forward and backward, and the sleep of a simulated rank."""
 
 
-class Learner:
-    """Computes gradients into a :class:`FlatModel` and applies the reduced ones."""
+class LearnerProtocol(Protocol):
+    """What the training loop needs of a rank's model, whoever wrote the forward pass."""
 
-    def __init__(
-        self, workload: Workload, options: Options, *, device: str, world_size: int, simulated_samples_per_second: float
-    ) -> None:
-        """Move the workload's model to ``device``."""
-        self.workload = workload
-        self.device = device
-        self._device_type = device.partition(":")[0]
-        self.simulated_samples_per_second = simulated_samples_per_second
-        self._seed = options.seed
-        self._options = options
-        self.flat = FlatModel(workload.model.to(device), world_size)
-        self._buffers = [buffer for buffer in workload.model.buffers() if buffer.is_floating_point()]
-        self.optimizer = _optimizer(self.flat.parameters, options)
-        self._scaler = torch.amp.GradScaler(self._device_type, enabled=options.precision == "fp16")
-        if options.compile:
-            workload.model.compile(dynamic=True)
+    flat: FlatModel
+    simulated_samples_per_second: float
+    """The speed this rank is held down to by sleeping; infinity: as fast as it can."""
+
+    @property
+    def units_per_sample(self) -> float:
+        """About how many units of the loss one sample has: keeps gradients in the range of small floats."""
+        ...
 
     def compute(
         self, indices: Tensor, step: int, micro_batch: int, nominal: float, is_broken: Callable[[], bool]
@@ -67,30 +60,109 @@ class Learner:
         Raises:
             GroupBroken: ``is_broken`` said between two pieces that the result is not needed any more.
         """
+        ...
+
+    def announce(self, indices: Tensor, step: int, micro_batch: int) -> None:
+        """Tell what :meth:`compute` will most likely be asked for next, so that its data can be fetched meanwhile."""
+        ...
+
+    def learning_rate(self, step: int) -> float:
+        """Return the learning rate of a step."""
+        ...
+
+    def apply(self, factor: float, learning_rate: float) -> None:
+        """Multiply the reduced gradient by ``factor`` and do one optimizer step. Identical on every rank."""
+        ...
+
+    def probe(self, samples: int) -> None:
+        """Do what one micro-batch of ``samples`` costs, and leave parameters and gradients as they were."""
+        ...
+
+    def prepare_optimizer(self) -> None:
+        """Create the optimizer's state, so that every rank has it, also one that has no share of the first steps."""
+        ...
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return everything a rank must take over to go on from here, by name. Not to be kept: they may be views."""
+        ...
+
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over what :meth:`tensors` returned on another rank or in an earlier run.
+
+        Raises:
+            ValueError: the tensors are those of another model.
+        """
+        ...
+
+    def extra_state(self) -> dict[str, Any]:
+        """Return what else there is to take over, as JSON values: the loss scaling, a schedule."""
+        ...
+
+    def load_extra_state(self, state: Mapping[str, Any]) -> None:
+        """Take over what :meth:`extra_state` returned."""
+        ...
+
+    def model_state(self) -> dict[str, Tensor]:
+        """Return the model's ordinary ``state_dict``, for checkpoints."""
+        ...
+
+
+class Learner:
+    """Computes gradients of a built-in workload into a :class:`FlatModel` and applies the reduced ones."""
+
+    def __init__(
+        self, workload: Workload, options: Options, *, device: str, world_size: int, simulated_samples_per_second: float
+    ) -> None:
+        """Move the workload's model to ``device``."""
+        self.workload = workload
+        self.device = device
+        self.simulated_samples_per_second = simulated_samples_per_second
+        self._seed = options.seed
+        self._options = options
+        self.flat = FlatModel(workload.model.to(device), world_size)
+        self._buffers = [buffer for buffer in workload.model.buffers() if buffer.is_floating_point()]
+        self.optimizer = _optimizer(self.flat.parameters, options)
+        self._scaler = torch.amp.GradScaler(device.partition(":")[0], enabled=options.precision == "fp16")
+        self._batches = make_batches(self._fetch, device)
+        if options.compile:
+            workload.model.compile(dynamic=True)
+
+    @property
+    def units_per_sample(self) -> float:
+        return self.workload.units_per_sample
+
+    def compute(
+        self, indices: Tensor, step: int, micro_batch: int, nominal: float, is_broken: Callable[[], bool]
+    ) -> Computed:
         begin = time.perf_counter()
         data_seconds, units, samples = 0.0, 0, len(indices)
         loss = torch.zeros((), device=self.device)
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
-        for start in range(0, samples, micro_batch):
+        for order in self._batches.queue(indices, step, piece_sizes(samples, micro_batch, whole=False)):
             if is_broken():
                 raise GroupBroken("the group was given up during the computation")
             before = time.perf_counter()
-            piece = indices[start : start + micro_batch]
-            batch = self.workload.source.batch(piece, sample_keys(piece, self._seed, step)).to(self.device)
+            batch = self._batches.take(order).to(self.device)
             data_seconds += time.perf_counter() - before
-            with self._autocast():
+            with autocast(self.device, self._options.precision):
                 piece_loss, piece_correct = self.workload.loss(batch)
             torch.autograd.backward(self._scaler.scale(piece_loss / nominal))
             loss += piece_loss.detach()
             correct += piece_correct
             units += batch.units
         synchronize(self.device)
-        self._hold_down(samples, begin, is_broken)
+        hold_down(samples, begin, self.simulated_samples_per_second, is_broken)
         elapsed = time.perf_counter() - begin
         return Computed(samples, units, loss.item(), int(correct.item()), data_seconds, elapsed - data_seconds)
 
+    def announce(self, indices: Tensor, step: int, micro_batch: int) -> None:
+        self._batches.queue(indices, step, piece_sizes(len(indices), micro_batch, whole=False))
+
+    def learning_rate(self, step: int) -> float:
+        rate, warmup = self._options.chosen_learning_rate, self._options.warmup_steps
+        return rate * (step + 1) / (warmup + 1) if step < warmup else rate
+
     def apply(self, factor: float, learning_rate: float) -> None:
-        """Multiply the reduced gradient by ``factor`` and do one optimizer step. Identical on every rank."""
         if factor != 1.0:
             self.flat.gradient.mul_(factor)
         for group in self.optimizer.param_groups:
@@ -99,7 +171,6 @@ class Learner:
         self._scaler.update()
 
     def probe(self, samples: int) -> None:
-        """Do what one micro-batch of ``samples`` costs, and leave parameters and gradients as they were."""
         indices = torch.arange(samples, dtype=torch.int64) % self.workload.source.size
         held, self.simulated_samples_per_second = self.simulated_samples_per_second, math.inf
         try:
@@ -109,7 +180,6 @@ class Learner:
             self.flat.zero()
 
     def prepare_optimizer(self) -> None:
-        """Create the optimizer's state, so that every rank has it, also one that has no share of the first steps."""
         self.flat.zero()
         for group in self.optimizer.param_groups:
             group["lr"] = 0.0
@@ -119,7 +189,6 @@ class Learner:
                 value.zero_()
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return everything a rank must take over to go on from here, by name. The tensors are not copies."""
         found = {"parameters": self.flat.parameters.data}
         found |= {f"buffer.{position}": buffer for position, buffer in enumerate(self._buffers)}
         for name, value in self.optimizer.state[self.flat.parameters].items():
@@ -128,11 +197,6 @@ class Learner:
         return found
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over what :meth:`tensors` returned on another rank or in an earlier run.
-
-        Raises:
-            ValueError: the tensors are those of another model.
-        """
         parameters = tensors.get("parameters")
         if parameters is None or parameters.shape != self.flat.parameters.shape:
             raise ValueError(f"not the parameters of this model, which has {self.flat.size}")
@@ -147,28 +211,38 @@ class Learner:
                 state[name.removeprefix("optimizer.")] = value.to(device, copy=True)
         self.optimizer.state[self.flat.parameters] = state
 
-    def scaler_state(self) -> dict[str, Any]:
-        """Return the state of the loss scaling; empty without fp16."""
+    def extra_state(self) -> dict[str, Any]:
         return dict(self._scaler.state_dict())
 
-    def load_scaler_state(self, state: Mapping[str, Any]) -> None:
-        """Take over what :meth:`scaler_state` returned."""
+    def load_extra_state(self, state: Mapping[str, Any]) -> None:
         if state:
             self._scaler.load_state_dict(dict(state))
 
-    def _autocast(self) -> AbstractContextManager[object]:
-        if self._options.precision == "fp32":
-            return nullcontext()
-        dtype = torch.bfloat16 if self._options.precision == "bf16" else torch.float16
-        return torch.autocast(self._device_type, dtype=dtype)
+    def model_state(self) -> dict[str, Tensor]:
+        return self.workload.model.state_dict()
 
-    def _hold_down(self, samples: int, begin: float, is_broken: Callable[[], bool]) -> None:
-        """Sleep until ``samples`` would have taken as long at the simulated speed."""
-        until = begin + samples / self.simulated_samples_per_second
-        while (left := until - time.perf_counter()) > 0:
-            if is_broken():
-                raise GroupBroken("the group was given up during the computation")
-            time.sleep(min(left, BROKEN_LOOK_SECONDS))
+    def _fetch(self, order: Order) -> Batch:
+        return self.workload.source.batch(order.indices, sample_keys(order.indices, self._seed, order.step))
+
+
+def hold_down(samples: int, begin: float, samples_per_second: float, is_broken: Callable[[], bool]) -> None:
+    """Sleep until ``samples``, begun at ``begin``, would have taken as long at a simulated speed.
+
+    Raises:
+        GroupBroken: ``is_broken`` said that the result is not needed any more.
+    """
+    until = begin + samples / samples_per_second
+    while (left := until - time.perf_counter()) > 0:
+        if is_broken():
+            raise GroupBroken("the group was given up during the computation")
+        time.sleep(min(left, BROKEN_LOOK_SECONDS))
+
+
+def autocast(device: str, precision: Precision) -> AbstractContextManager[object]:
+    """Return the context of a forward pass in ``precision``; it does nothing for fp32."""
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.partition(":")[0], dtype=torch.bfloat16 if precision == "bf16" else torch.float16)
 
 
 def _optimizer(parameters: torch.nn.Parameter, options: Options) -> torch.optim.Optimizer:

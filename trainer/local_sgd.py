@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 
 from trainer.group import Group
-from trainer.learner import Learner
+from trainer.learner import LearnerProtocol
 
 
 class LocalSgd:
@@ -30,7 +30,7 @@ class LocalSgd:
         """Say whether the parameters are averaged after ``steps`` steps of the run."""
         return steps % self._every == 0
 
-    def average(self, group: Group, learner: Learner) -> None:
+    def average(self, group: Group, learner: LearnerProtocol) -> None:
         """Make all members equal: the average of parameters and optimizer state. All members call it.
 
         Raises:

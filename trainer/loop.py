@@ -14,7 +14,7 @@ from trainer.errors import GroupBroken
 from trainer.events import Emitter, Epoch, Joined, Membership, Notice, Shares, Step
 from trainer.group import Group
 from trainer.healing import share_state
-from trainer.learner import Computed, Learner
+from trainer.learner import Computed, LearnerProtocol
 from trainer.link import Formation, Link
 from trainer.local_sgd import LocalSgd
 from trainer.options import DEFAULT_POLICY, Options
@@ -40,7 +40,7 @@ class Wiring:
     rank: int
     world_size: int
     emitter: Emitter
-    learner: Learner
+    learner: LearnerProtocol
     sampler: BalancedSampler
     group: Group
     link: Link
@@ -229,7 +229,8 @@ class Loop:
 
     def _tell_shares(self, decision: Decision, reason: str) -> None:
         world = range(self._at.world_size)
-        share = dict(zip(decision.members, decision.shares, strict=True))
+        shares = self._at.sampler.dealt(decision.shares)
+        share = dict(zip(decision.members, shares, strict=True))
         speed = dict(zip(decision.members, decision.speeds, strict=True))
         assert self._balancer is not None
         self._at.emitter.emit(
@@ -260,12 +261,12 @@ class Loop:
         assert self._reduction is not None
         at.poll_control()
         size = at.sampler.batch_size(step)
-        shares = self._balancer.shares_for(size)
-        indices = at.sampler.part(step, shares, at.group.position)
-        nominal = size * at.learner.workload.units_per_sample
+        indices = at.sampler.part(step, self._balancer.shares_for(size), at.group.position)
+        nominal = size * at.learner.units_per_sample
         micro_batch = self._balancer.micro_batch_of(at.rank, len(indices))
         at.learner.flat.zero()
         computed = at.learner.compute(indices, step, micro_batch, nominal, at.group.broken.is_set)
+        self._announce(step + 1)
         equal = self._local is None or self._local.is_due(step)
         checking = equal and at.options.check_every > 0 and step % at.options.check_every == 0
         ready = time.perf_counter()
@@ -277,7 +278,7 @@ class Loop:
         self._last_collective = reduced
         # From here on nothing may fail for another rank's sake: the step counts as done.
         units = math.fsum(row.units for row in rows)
-        rate = self._learning_rate(step)
+        rate = at.learner.learning_rate(step)
         counted = units if self._local is None else computed.units
         if counted > 0:
             at.learner.apply(nominal / counted, rate)
@@ -317,10 +318,14 @@ class Loop:
             checksum_low=low,
         )
 
-    def _learning_rate(self, step: int) -> float:
-        options = self._at.options
-        rate = options.chosen_learning_rate
-        return rate * (step + 1) / (options.warmup_steps + 1) if step < options.warmup_steps else rate
+    def _announce(self, step: int) -> None:
+        """Let the data of the next step be fetched while this one is reduced; shares seldom change in between."""
+        at = self._at
+        if self._balancer is None or step >= self.steps_total:
+            return
+        size = at.sampler.batch_size(step)
+        indices = at.sampler.part(step, self._balancer.shares_for(size), at.group.position)
+        at.learner.announce(indices, step, self._balancer.micro_batch_of(at.rank, len(indices)))
 
     def _count(self, rows: Sequence[Row], size: int, loss: float) -> None:
         now = time.perf_counter()
@@ -369,8 +374,11 @@ class Loop:
                 Notice, level="warning", step=self.progress.step,
                 text=f"the ranks' parameters had drifted apart; all take those of rank {source}",
             )  # fmt: skip
-        for _, tensor in sorted(self._at.learner.tensors().items()):
+        tensors = self._at.learner.tensors()
+        for _, tensor in sorted(tensors.items()):
             self._at.group.broadcast(tensor, source)
+        if self._at.rank != source:
+            self._at.learner.load_tensors(tensors)
 
     # ------------------------------------------------------------------ commands
 

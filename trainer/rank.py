@@ -63,7 +63,7 @@ class RankRun:
         device = self._hello()
         if self._options.script:
             return self._run_script(device)
-        from trainer.training import Training
+        from trainer.training import Training, workload_subject
         from trainer.workloads import build
 
         workload = build(self._options)
@@ -75,7 +75,13 @@ class RankRun:
             self._emitter.emit(Done, state="stopped")
             return 0
         self._training = Training(
-            self._place, self._options, self._emitter, self._control, self._stop_signal.is_set, workload, device
+            self._place,
+            self._options,
+            self._emitter,
+            self._control,
+            self._stop_signal.is_set,
+            workload_subject(workload, self._options, self._place, device),
+            device,
         )
         with Telemetry(self._emitter, uuid=gpu_uuid(device)):
             self._training.run(commands)

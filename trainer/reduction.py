@@ -52,8 +52,10 @@ class FlatModel:
     Backward then adds into the buffer that is reduced, and the optimizer updates one tensor, without any copying.
     """
 
-    def __init__(self, model: nn.Module, world_size: int) -> None:
+    def __init__(self, model: nn.Module, world_size: int, further_sums: int = 0) -> None:
         """The model must be on its device already; all parameters must be float32.
+
+        ``further_sums`` is the number of values that are summed over the ranks along with the rows, always exactly.
 
         Raises:
             ValueError: a parameter has another type.
@@ -67,9 +69,10 @@ class FlatModel:
         self.world_size = world_size
         device = parameters[0].device
         self.parameters = nn.Parameter(torch.empty(self.size, device=device))
-        self.buffer = torch.zeros(self.size + world_size * ROW_LENGTH, device=device)
+        self.buffer = torch.zeros(self.size + world_size * ROW_LENGTH + further_sums, device=device)
         self.gradient = self.buffer[: self.size]
         self.rows = self.buffer[self.size :]
+        self.further_sums = self.buffer[self.size + world_size * ROW_LENGTH :]
         self.parameters.grad = self.gradient
         offset = 0
         with torch.no_grad():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
@@ -12,14 +13,15 @@ from torch._C._distributed_c10d import PrefixStore, TCPStore
 from torch.distributed import DistError
 
 from trainer.checkpoint import CheckpointFolder
-from trainer.communication import choose, make_reduction, measure_link
+from trainer.communication import make_reduction, measure_link
+from trainer.communication_choice import choose
 from trainer.control import Command, ControlFolder
 from trainer.data import BalancedSampler
 from trainer.environment import RankEnvironment
 from trainer.errors import CheckpointError, CoordinatorLost, StartError
 from trainer.events import Calibrated, Checkpoint, Done, Emitter, Notice
 from trainer.group import Group
-from trainer.learner import Learner
+from trainer.learner import Learner, LearnerProtocol
 from trainer.link import Link, RunOver
 from trainer.loop import Loop, StoppedEarly, Wiring
 from trainer.options import Options
@@ -32,6 +34,38 @@ from trainer.workloads import Workload
 STORE_TIMEOUT: Final = timedelta(seconds=60)
 
 
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is trained."""
+
+    learner: LearnerProtocol
+    sampler: BalancedSampler
+    identity: Mapping[str, Any]
+    """What must be the same for a checkpoint to fit."""
+
+
+def workload_subject(workload: Workload, options: Options, place: RankEnvironment, device: str) -> Subject:
+    """Return a built-in workload on ``device`` as a subject of training."""
+    learner = Learner(
+        workload,
+        options,
+        device=device,
+        world_size=place.host.world_size,
+        simulated_samples_per_second=place.host.simulated_samples_per_second,
+    )
+    sampler = BalancedSampler(workload.source.size, options.global_batch, options.seed)
+    identity = {
+        "workload": options.workload,
+        "dataset": options.dataset,
+        "dataset_size": workload.source.size,
+        "global_batch": sampler.global_batch,
+        "seed": options.seed,
+        "optimizer": options.chosen_optimizer,
+        "parameters": learner.flat.size,
+    }
+    return Subject(learner, sampler, identity)
+
+
 class Training:
     """One rank's training. Built when the go has come."""
 
@@ -42,10 +76,11 @@ class Training:
         emitter: Emitter,
         control: ControlFolder,
         stop_requested: Callable[[], bool],
-        workload: Workload,
+        subject: Subject,
         device: str,
+        link: Link | None = None,
     ) -> None:
-        """Connect to the coordinator.
+        """Connect to the coordinator, unless a ``link`` to it is there already.
 
         Raises:
             StartError: the master's store does not answer.
@@ -58,27 +93,11 @@ class Training:
         self._stop_requested = stop_requested
         self._stop_sent = False
         self._device = device
-        self._link = connect(place)
-        self._learner = Learner(
-            workload,
-            options,
-            device=device,
-            world_size=place.host.world_size,
-            simulated_samples_per_second=place.host.simulated_samples_per_second,
-        )
-        self._sampler = BalancedSampler(workload.source.size, options.global_batch, options.seed)
+        self._link = link or connect(place)
+        self._learner = subject.learner
+        self._sampler = subject.sampler
         self._checkpoints = CheckpointFolder(
-            place.host.output / "checkpoints",
-            keep=options.checkpoint_keep,
-            identity={
-                "workload": options.workload,
-                "dataset": options.dataset,
-                "dataset_size": workload.source.size,
-                "global_batch": self._sampler.global_batch,
-                "seed": options.seed,
-                "optimizer": options.chosen_optimizer,
-                "parameters": self._learner.flat.size,
-            },
+            place.host.output / "checkpoints", keep=options.checkpoint_keep, identity=subject.identity
         )
         self._calibration: Calibration | None = None
         self._calibration_told = False
@@ -101,7 +120,7 @@ class Training:
         """
         calibration = self._calibration = calibrate(
             self._learner.probe,
-            sizes(self._options.micro_batch, self._sampler.global_batch, self._device),
+            self._micro_batches(),
             device=self._device,
             simulated_samples_per_second=self._place.host.simulated_samples_per_second,
         )
@@ -142,6 +161,13 @@ class Training:
             state="stopped" if end.stopping else "finished",
         )
         loop.leave()
+
+    def _micro_batches(self) -> list[int]:
+        """Return the micro-batches to measure: the ghost batch alone where nothing else will be computed."""
+        sampler = self._sampler
+        if sampler.ghost_batch:
+            return [min(sampler.ghost_batch, sampler.global_batch)]
+        return sizes(self._options.micro_batch, sampler.global_batch, self._device)
 
     def _run_loop(self, loop: Loop, wiring: Wiring) -> Progress:
         """Run the loop; a rank that was taken for dead (a suspended machine) connects again and catches up."""
@@ -206,8 +232,8 @@ class Training:
                 progress,
                 balance_state,
                 learner.tensors(),
-                learner.scaler_state(),
-                learner.workload.model.state_dict(),
+                learner.extra_state(),
+                learner.model_state(),
             )
         except CheckpointError as error:
             self._emitter.emit(Checkpoint, action="refused", step=progress.step, reason=str(error))
@@ -232,7 +258,7 @@ class Training:
             self._learner.load_tensors(saved.tensors)
         except (ValueError, KeyError) as error:
             raise CheckpointError(f"{saved.path} does not fit the model: {error}") from error
-        self._learner.load_scaler_state(saved.scaler)
+        self._learner.load_extra_state(saved.extra)
         self._emitter.emit(Checkpoint, action="restored", path=str(saved.path), step=saved.progress.step)
         # The commands and the pause of the earlier run are not this run's.
         progress = dataclasses.replace(saved.progress, applied_commands=0, paused=False, stopping=False)
