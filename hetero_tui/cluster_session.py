@@ -37,6 +37,7 @@ from remote.resume import Resume, choose_resume, resuming
 from remote.run_dir import RunDir, new_run_id
 from remote.run_end import not_home, stored_run
 from remote.runtime import HostRunState, HostRuntime
+from remote.workdir import Snapshot, take_snapshot
 
 if TYPE_CHECKING:
     from remote.hosts import Hosts
@@ -77,6 +78,7 @@ class ClusterSession:
         self._homecoming = Homecoming(inventory, experiments)
         self._is_following = False
         self._resume: Resume | None = None
+        self._code: Snapshot | None = None
         self._next_run_id = new_run_id(time.time)
 
     # SSH and Docker take longer to import than the first screen takes to paint, so they come with the first contact.
@@ -251,13 +253,17 @@ class ClusterSession:
 
     def plan(self) -> LaunchPlan:
         inventory = resuming(self._inventory) if self._resume else self._inventory
-        plan = make_plan(inventory, self._context.known_facts, self._next_run_id)
+        training = inventory.training
+        self._code = take_snapshot(Path(training.workdir), training.script) if training.workdir else None
+        digest = self._code.digest if self._code else ""
+        plan = make_plan(inventory, self._context.known_facts, self._next_run_id, code=digest)
         return self._resume.noted(plan) if self._resume else plan
 
     async def launch(self, report: Callable[[LaunchProgress], None]) -> None:
         plan = signed(self.plan(), this_master())
         runtimes = await self._runtimes(plan)
         await refuse_if_occupied(plan, runtimes)
+        await self._send_code(plan, report)
         run_dir = RunDir.create(self._experiments, plan.cluster, plan.run_id)
         self._next_run_id = new_run_id(time.time)
         run_dir.write_plan(plan)
@@ -278,6 +284,19 @@ class ClusterSession:
         checkpoint = self._resume.checkpoint if self._resume else None
         timeout = self._inventory.limits.launch_seconds
         await launch(plan, runtimes, noted, checkpoint=checkpoint, timeout=timeout)
+
+    async def _send_code(self, plan: LaunchPlan, report: Callable[[LaunchProgress], None]) -> None:
+        """Bring the code that the plan names to its hosts."""
+        if self._code is None:
+            return
+        from remote.workdir_sync import sync_all
+
+        facts = self._context.known_facts
+        names = [host.host for host in plan.hosts]
+        hosts = {name: (self._hosts.runner(name), facts[name].home.rstrip("/")) for name in names}
+        for synced in await sync_all(self._code, hosts, report):
+            if not synced.was_there:
+                self._store.note(f"sent {synced.files_sent} files of code, {synced.bytes_sent} bytes", host=synced.host)
 
     def _begin(self, plan: LaunchPlan, run_dir: RunDir) -> RecordedStore:
         if self._run_dir is not None:

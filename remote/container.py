@@ -37,6 +37,8 @@ class ContainerSpec:
     """(path on the host, path in the container, read only)."""
     network_mode: str = "host"
     user: str = ""
+    working_dir: str = ""
+    """Where the command starts; the image's own when empty."""
     raises_limits: bool = False
     """Ask for more locked memory, stack and open files than the engine gives by default."""
 
@@ -59,6 +61,7 @@ def spec_of(plan: HostPlan, run_id: str) -> ContainerSpec:
         mounts=tuple((source, target, mode == "ro") for source, target, mode in plan.mounts),
         network_mode=plan.network_mode,
         user=plan.user,
+        working_dir=plan.working_dir,
         raises_limits=True,
     )
 
@@ -99,6 +102,7 @@ def container_config(spec: ContainerSpec, api_version: str) -> dict[str, Any]:
         environment=dict(spec.env),
         labels=dict(spec.labels),
         user=spec.user or None,
+        working_dir=spec.working_dir or None,
         host_config=host_config,
     )
     return config

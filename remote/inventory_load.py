@@ -59,7 +59,7 @@ def load_inventory(path: Path) -> Inventory:
 def parse_inventory(text: str, file: str = "cluster.toml") -> Inventory:
     """Read an inventory from text; ``file`` is what messages call it.
 
-    A relative ``identity_file`` is taken from the folder of ``file``.
+    Relative ``identity_file``, ``context`` and ``workdir`` are taken from the folder of ``file``.
 
     Raises:
         InventoryError: not TOML, or mistakes: all of them, with lines.
@@ -193,4 +193,9 @@ def _with_key_paths(inventory: Inventory, folder: Path) -> Inventory:
         host.model_copy(update={"identity_file": str(folder / host.identity_file)}) if host.identity_file else host
         for host in inventory.hosts
     )
-    return inventory.model_copy(update={"hosts": hosts})
+    image, training = inventory.image, inventory.training
+    if image.context:
+        image = image.model_copy(update={"context": str(folder / Path(image.context).expanduser())})
+    if training.workdir:
+        training = training.model_copy(update={"workdir": str(folder / Path(training.workdir).expanduser())})
+    return inventory.model_copy(update={"hosts": hosts, "image": image, "training": training})

@@ -73,7 +73,7 @@ class Image(Model):
     """How the image reaches the hosts: ``auto`` takes what is there, sends it from a host that has it, builds it where
     there is a context, else pulls it."""
     context: str = ""
-    """Folder on this machine with a Dockerfile, from where the program is started; the image is built from it."""
+    """Folder on this machine with a Dockerfile, from where this file is; the image is built from it."""
     dockerfile: str = "Dockerfile"
     """Path of the Dockerfile in the context."""
     build_args: dict[str, str] = Field(default_factory=dict)
@@ -91,7 +91,11 @@ class Training(Model):
     dataset: Dataset | None = None
     """Data of the built-in workload; its own default when left out."""
     script: str = ""
-    """Path of your training script inside the image (or on the host with runtime ``process``)."""
+    """Path of your training script inside the image (or on the host with runtime ``process``); with ``workdir``, below
+    that folder."""
+    workdir: str = ""
+    """Folder on this machine with your code, from where this file is; sent to every host before each run, as far as it
+    changed, and seen there read-only. ``.heteroignore`` leaves files out."""
     args: tuple[str, ...] = ()
     """Arguments of the script."""
     global_batch: Annotated[int, Field(ge=1, le=2**31 - 1)] = 256

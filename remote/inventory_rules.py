@@ -164,12 +164,21 @@ def _what_is_trained(parts: Parts) -> Iterator[Mistake]:
         return
     if training.script:
         yield from _script(training)
-        if training.script.startswith("~") and any(host.runtime == "docker" for _, host in parts.good_hosts):
+        if training.workdir:
+            yield from _below_workdir(training.script)
+        elif training.script.startswith("~") and any(host.runtime == "docker" for _, host in parts.good_hosts):
             yield Mistake(("training", "script"), "~ has no meaning in a container; write the path inside the image")
+    elif training.workdir:
+        yield Mistake(("training", "workdir"), "is for a script of your own; set script, its path below workdir")
     elif training.workload:
         yield from _workload(training)
     else:
         yield Mistake(("training",), 'give a built-in model, workload = "simple_cnn", or your own script = "train.py"')
+
+
+def _below_workdir(script: str) -> Iterator[Mistake]:
+    if script.startswith(("/", "~")) or ".." in script.split("/"):
+        yield Mistake(("training", "script"), f"{shown(script)} must lie below workdir; write it from there")
 
 
 def _script(training: Training) -> Iterator[Mistake]:

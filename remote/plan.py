@@ -54,7 +54,7 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
-def make_plan(inventory: Inventory, facts: Mapping[str, Facts], run_id: str) -> LaunchPlan:
+def make_plan(inventory: Inventory, facts: Mapping[str, Facts], run_id: str, *, code: str = "") -> LaunchPlan:
     """Assign ranks, devices, addresses, interfaces and environment.
 
     The master's host comes first, so rank 0 is on it; the other hosts follow in the order of the inventory.
@@ -63,6 +63,7 @@ def make_plan(inventory: Inventory, facts: Mapping[str, Facts], run_id: str) -> 
         inventory: the validated ``cluster.toml``.
         facts: what every host said, by name.
         run_id: id of the run, see ``remote.run_dir.new_run_id``.
+        code: digest of the snapshot of ``training.workdir``, see ``remote.workdir``.
 
     Raises:
         PlanError: no runnable plan; the message tells every obstacle that was found.
@@ -89,7 +90,7 @@ def make_plan(inventory: Inventory, facts: Mapping[str, Facts], run_id: str) -> 
             f"{world_size} ranks cannot share a global batch of {inventory.training.global_batch}",
             next_step="raise training.global_batch, or leave hosts out",
         )
-    job = Job(run_id, backend[0], world_size, address.address, inventory.cluster.port)
+    job = Job(run_id, backend[0], world_size, address.address, inventory.cluster.port, code)
     threads = threads_per_rank(facts, {name: len(each.names) for name, each in devices.items()})
     planned: list[HostPlan] = []
     first_rank = 0

@@ -10,6 +10,8 @@ OUTPUT_FOLDER: Final = "/hetero/output"
 """Folder in the container for checkpoints."""
 DATA_FOLDER: Final = "/hetero/data"
 """Where the host's data set is seen in the container, read-only."""
+WORKDIR_FOLDER: Final = "/hetero/workdir"
+"""Where the user's code is seen in the container, read-only."""
 
 LABEL_RUN: Final = "hetero-tui.run"
 LABEL_CLUSTER: Final = "hetero-tui.cluster"

@@ -28,6 +28,8 @@ class Job:
     world_size: int
     master_address: str
     master_port: int
+    code: str = ""
+    """Digest of the user's code; empty without ``training.workdir``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from remote.errors import PlanError
 from remote.facts import Facts
 from remote.inventory_model import Host, Inventory
-from remote.plan_contract import CONTROL_FOLDER, DATA_FOLDER, OUTPUT_FOLDER
+from remote.plan_contract import CONTROL_FOLDER, DATA_FOLDER, OUTPUT_FOLDER, WORKDIR_FOLDER
 from remote.plan_model import MountMode
+from remote.workdir import tree_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +22,12 @@ class Folders:
     control: str
     output: str
     run: str = ""
+    code: str = ""
     mounts: tuple[tuple[str, str, MountMode], ...] = ()
 
     @classmethod
-    def of(cls, inventory: Inventory, host: Host, facts: Facts, run_id: str) -> Folders:
-        """Return the paths of one host.
+    def of(cls, inventory: Inventory, host: Host, facts: Facts, run_id: str, code: str) -> Folders:
+        """Return the paths of one host; ``code`` is the digest of the user's code.
 
         Raises:
             PlanError: a path begins with ``~`` and the host's home folder is unknown.
@@ -33,16 +35,20 @@ class Folders:
         training = inventory.training
         data = _expanded(host, facts, training.data_dir)
         checkpoints = _expanded(host, facts, training.checkpoint_dir)
+        tree = tree_folder(_home(host, facts), code or "unread") if training.workdir else ""
         if host.runtime == "docker":
             mounts: list[tuple[str, str, MountMode]] = []
             if data:
                 mounts.append((data, DATA_FOLDER, "ro"))
             if checkpoints:
                 mounts.append((checkpoints, OUTPUT_FOLDER, "rw"))
+            if tree:
+                mounts.append((tree, WORKDIR_FOLDER, "ro"))
             return cls(
                 python="python3",
-                script=training.script,
+                script=f"{WORKDIR_FOLDER}/{training.script}" if tree else training.script,
                 data=DATA_FOLDER if data else "",
+                code=WORKDIR_FOLDER if tree else "",
                 control=CONTROL_FOLDER,
                 output=OUTPUT_FOLDER,
                 mounts=tuple(mounts),
@@ -50,7 +56,8 @@ class Folders:
         run = run_folder(_home(host, facts), run_id, host.name)
         return cls(
             python=_expanded(host, facts, host.python),
-            script=_expanded(host, facts, training.script),
+            script=f"{tree}/{training.script}" if tree else _expanded(host, facts, training.script),
+            code=tree,
             data=data,
             control=f"{run}/control",
             output=checkpoints or f"{run}/output",

@@ -55,7 +55,7 @@ def host_plan(inventory: Inventory, job: Job, node: Node) -> HostPlan:
             host=host.name,
             next_step="set the host's interface (ip -4 addr shows them)",
         )
-    places = Folders.of(inventory, node.host, node.facts, job.run_id)
+    places = Folders.of(inventory, node.host, node.facts, job.run_id, job.code)
     image = inventory.image_for(host, node.devices.image_class) if host.runtime == "docker" else ""
     return HostPlan(
         host=host.name,
@@ -95,6 +95,7 @@ def host_plan(inventory: Inventory, job: Job, node: Node) -> HostPlan:
         mounts=places.mounts,
         simulated=host.simulated_samples_per_second is not None,
         run_folder=places.run,
+        working_dir=places.code,
     )
 
 

@@ -47,6 +47,8 @@ class HostPlan:
     user: str = ""
     run_folder: str = ""
     """Folder on the host that belongs to this run alone (runtime ``process``); remove it when the run ends."""
+    working_dir: str = ""
+    """Where the agent starts: the user's code, as it sees it; empty where there is none."""
 
     def variable(self, name: str) -> str:
         """Return the value of an environment variable, or an empty string when the plan does not set it."""

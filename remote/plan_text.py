@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 from remote.plan_model import HostPlan, LaunchPlan
 
 _CONTINUED: Final = " \\\n      "
+_AND: Final = ["&&"]
 
 
 @cache
@@ -94,7 +95,8 @@ def equivalent_docker_command(plan: HostPlan) -> str:
 def equivalent_words(plan: HostPlan) -> list[list[str]]:
     """Return the words of the equivalent command, an option and its value together."""
     if plan.runtime == "process":
-        return [["env"], *([f"{name}={value}"] for name, value in plan.env), list(plan.argv)]
+        there = [["cd", plan.working_dir], _AND] if plan.working_dir else []
+        return [*there, ["env"], *([f"{name}={value}"] for name, value in plan.env), list(plan.argv)]
     words = [
         ["docker", "run", "--detach", "--init"],
         ["--name", plan.container_name],
@@ -104,6 +106,8 @@ def equivalent_words(plan: HostPlan) -> list[list[str]]:
     if plan.gpu_uuids:
         # The value is one field of CSV: without the inner quotes a second GPU would be read as another key.
         words.append(["--gpus", f'"device={",".join(plan.gpu_uuids)}"'])
+    if plan.working_dir:
+        words.append(["--workdir", plan.working_dir])
     if plan.user:
         words.append(["--user", plan.user])
     for source, target, mode in plan.mounts:
@@ -124,11 +128,15 @@ def _csv_field(text: str) -> str:
 
 
 def _joined(words: Sequence[Sequence[str]]) -> str:
-    return " ".join(shlex.join(each) for each in words)
+    return " ".join(_quoted(each) for each in words)
 
 
 def _broken(words: Sequence[Sequence[str]]) -> str:
-    return _CONTINUED.join(shlex.join(each) for each in words)
+    return _CONTINUED.join(_quoted(each) for each in words)
+
+
+def _quoted(words: Sequence[str]) -> str:
+    return "&&" if words is _AND else shlex.join(words)
 
 
 def _plural(noun: str, count: int) -> str:

@@ -65,6 +65,7 @@ class ProcessRuntime:
             "ranks": [each.rank for each in plan.ranks],
             "argv": list(plan.argv),
             "env": env,
+            "working_dir": plan.working_dir,
         }
         quoted = shlex.quote(folder)
         made = await self.runner.run(

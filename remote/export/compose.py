@@ -42,6 +42,8 @@ def _service(host: HostPlan) -> dict[str, Any]:
         "environment": {name: _literal(value) for name, value in environment(host).items()},
         "labels": {name: _literal(value) for name, value in host.labels},
     }
+    if host.working_dir:
+        service["working_dir"] = host.working_dir
     if host.user:
         service["user"] = host.user
     if host.mounts:

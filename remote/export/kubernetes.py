@@ -77,6 +77,8 @@ def _container(host: HostPlan) -> dict[str, Any]:
             ),
         ],
     }
+    if host.working_dir:
+        container["workingDir"] = host.working_dir
     if host.user.isdigit():
         container["securityContext"]["runAsUser"] = int(host.user)
     if host.gpu_uuids:

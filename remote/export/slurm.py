@@ -65,6 +65,8 @@ def _command(host: HostPlan) -> str:
     words = ["exec"]
     if host.runtime == "docker":
         words += ["apptainer", "exec", "--writable-tmpfs", *(["--nv"] if has_gpu else [])]
+        if host.working_dir:
+            words += ["--pwd", host.working_dir]
         for source, target, mode in host.mounts:
             words += ["--bind", shlex.quote(f"{source}:{target}:{mode}")]
         if OUTPUT_FOLDER not in mounted:

@@ -21,12 +21,14 @@ from remote.errors import ImageError
 
 
 @dataclass(frozen=True, slots=True)
-class _Rule:
+class IgnoreRule:
+    """One line of a ``.dockerignore``."""
+
     pattern: re.Pattern[str]
     includes: bool
 
 
-def parse_dockerignore(text: str) -> tuple[_Rule, ...]:
+def parse_dockerignore(text: str) -> tuple[IgnoreRule, ...]:
     """Return the rules of a ``.dockerignore``."""
     rules = []
     for line in text.splitlines():
@@ -36,7 +38,7 @@ def parse_dockerignore(text: str) -> tuple[_Rule, ...]:
         includes = stripped.startswith("!")
         cleaned = os.path.normpath(stripped.removeprefix("!").strip()).lstrip("/")
         if cleaned not in ("", "."):
-            rules.append(_Rule(re.compile(_expression(cleaned)), includes))
+            rules.append(IgnoreRule(re.compile(_expression(cleaned)), includes))
     return tuple(rules)
 
 
@@ -63,7 +65,7 @@ def _expression(pattern: str) -> str:
     return f"{out}(?:/.*)?"
 
 
-def is_ignored(path: str, rules: Sequence[_Rule]) -> bool:
+def is_ignored(path: str, rules: Sequence[IgnoreRule]) -> bool:
     """Whether a path in the context, with slashes, stays behind."""
     ignored = False
     for rule in rules:

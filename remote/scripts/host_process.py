@@ -183,10 +183,11 @@ def _supervise(folder: Path, plan: dict[str, Any], tell: int) -> None:
     program, *rest = plan["argv"]
     argv = [str(Path(program).expanduser()) if program.startswith("~") else program, *rest]
     try:
-        agent = subprocess.Popen(argv, env={**os.environ, **plan["env"]}, start_new_session=True)
+        there = plan.get("working_dir") or None
+        agent = subprocess.Popen(argv, env={**os.environ, **plan["env"]}, cwd=there, start_new_session=True)
     except OSError as error:
         code = 126 if isinstance(error, PermissionError) else 127
-        reason = f"{argv[0]}: {error.strerror}"
+        reason = f"{error.filename or argv[0]}: {error.strerror}"
         _write_json(folder / "exit", {"code": code, "out_of_memory": False, "detail": reason})
         os.write(tell, reason.encode())
         return
