@@ -112,6 +112,10 @@ class Facts:
     """The program called docker is the script of Fedora's podman-docker."""
     docker_desktop: bool = False
     """Docker Desktop is installed, running or not."""
+    rootless_engine: bool = False
+    """The account has set up a Docker Engine of its own, running or not."""
+    colima: str = ""
+    """Path of colima on a Mac, or empty."""
     python: str = ""
     """Path of a python3 on the host, or empty."""
     sudo: str = ""
@@ -272,6 +276,8 @@ def parse_facts(host: str, output: str, *, sent_at: float, received_at: float) -
         docker_cli=_path(one.get("path_docker", "")),
         docker_is_podman=one.get("docker_shim") == "podman",
         docker_desktop=one.get("docker_desktop") == "yes",
+        rootless_engine=one.get("docker_rootless") == "yes",
+        colima=_path(one.get("path_colima", "")),
         python=_path(one.get("path_python3", "")),
         sudo=one.get("sudo", "") if one.get("sudo") in ("root", "nopass", "no") else "",
         raw=tuple(pairs),

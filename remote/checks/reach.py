@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 from collections.abc import Mapping
 
 from remote.checks.context import CheckContext
@@ -11,7 +12,6 @@ from remote.checks.model import (
     Finding,
     Fix,
     Severity,
-    Verdict,
     each_host,
     fail,
     ok,
@@ -20,12 +20,11 @@ from remote.checks.model import (
     warn,
     whole_cluster,
 )
-from remote.errors import ConnectError, HostKeyChanged, HostKeyUnknown, HostUnreachable, LoginRefused
+from remote.checks.platforms import platform_finding, shell_finding
+from remote.errors import CommandFailed, ConnectError, HostKeyChanged, HostKeyUnknown, HostUnreachable, LoginRefused
 from remote.facts import Facts
 from remote.inventory import Host
 
-SHELL_QUESTION = "echo HTUI $PSVersionTable.PSVersion.Major %OS% $0"
-"""Says which shell reads it and does nothing else: only cmd replaces %OS%, only PowerShell prints words on lines."""
 CLOCK_LIMIT = 1.0
 """Seconds; certificates and merged logs bear less than this."""
 ARCHITECTURES = ("x86_64", "amd64", "aarch64", "arm64")
@@ -78,60 +77,31 @@ def connection_finding(host: Host, error: ConnectError) -> Finding:
 
 async def _ssh(context: CheckContext, name: str) -> Finding:
     try:
-        runner = context.runner(name)
+        context.runner(name)
     except ConnectError as error:
         return connection_finding(context.host(name), error)
-    completed = await runner.run("true", timeout=10.0)
-    if completed.exit_status == 0:
-        return ok("connected")
-    return fail(
-        f"connected, but `true` exited {completed.exit_status}: the account's shell does not run commands",
-        completed.stderr or completed.stdout,
-        Fix("give the account a normal login shell", ("sudo chsh -s /bin/sh USER",), host=name, needs_root=True),
-    )
-
-
-def shell_finding(host: str, reply: str) -> Finding:
-    """Tell a POSIX shell from the two of Windows by how ``SHELL_QUESTION`` came back."""
-    words = reply.split()
-    if "HTUI" not in words:
-        return unknown("the shell did not answer the question it was asked", reply)
-    if "%OS%" in words and ".PSVersion.Major" in words:
-        return ok(f"POSIX shell {words[-1]}" if words[-1] != "%OS%" else "POSIX shell")
-    fix = Fix(
-        "log in to Linux on that machine: run the SSH server inside WSL 2, or make wsl.exe the default shell of "
-        "Windows' SSH server (PowerShell as administrator)",
-        (
-            (
-                "New-ItemProperty -Path HKLM:\\SOFTWARE\\OpenSSH -Name DefaultShell "
-                "-Value C:\\Windows\\System32\\wsl.exe -PropertyType String -Force"
-            ),
-        ),
-        host=host,
-        needs_root=True,
-    )
-    which = "cmd.exe" if "Windows_NT" in words else "PowerShell"
-    return fail(f"the login shell is {which} of Windows; ranks run on Linux and macOS", reply, fix)
+    return ok("connected")
 
 
 async def _shell(context: CheckContext, name: str) -> Finding:
-    runner = context.runner(name)
-    completed = await runner.run(SHELL_QUESTION, timeout=15.0)
-    finding = shell_finding(name, completed.stdout)
-    if finding.verdict is not Verdict.UNKNOWN:
-        return finding
-    # csh and fish stumble over the question; what counts is that commands reach /bin/sh.
-    indirect = await runner.run("exec /bin/sh -c 'echo HTUI-sh'", timeout=15.0)
-    return ok("POSIX shell, behind another one") if "HTUI-sh" in indirect.stdout.split() else finding
+    """Read the facts: what their script ran in is the answer, so that one round trip serves this and all others."""
+    try:
+        facts = await context.facts(name)
+    except CommandFailed as error:
+        give = f"sudo chsh -s /bin/sh {shlex.quote(context.host(name).user or 'USER')}"
+        text = f"{error.next_step}; give the account a login shell that runs commands, from another account"
+        reason = f"connected, but the account does not run commands: {error.message}"
+        return fail(reason, str(error), Fix(text, (give,), host=name, needs_root=True))
+    return shell_finding(context.host(name), facts)
 
 
-def system_finding(host: Host, facts: Facts, *, loopback: bool) -> Finding:
-    """Judge system, architecture and runtime together; ``loopback`` says that no rank leaves this one machine."""
+def system_finding(host: Host, facts: Facts) -> Finding:
+    """Judge system, architecture and runtime together."""
     what = " ".join(part for part in (facts.distribution or facts.system, facts.architecture) if part)
     evidence = f"uname: {facts.system} {facts.kernel} {facts.architecture}; {facts.distribution}"
     if not facts.system or not facts.architecture:
         return unknown("the host did not say what system it runs", evidence)
-    if facts.system not in {"Linux", "Darwin"}:
+    if facts.system not in {"Linux", "Darwin", "Windows"}:
         return fail(
             f"{facts.system} is not supported",
             evidence,
@@ -143,28 +113,11 @@ def system_finding(host: Host, facts: Facts, *, loopback: bool) -> Finding:
             evidence,
             Fix("use a 64-bit Intel, AMD or ARM system (on a Raspberry Pi: the 64-bit image)", host=host.name),
         )
-    if facts.system == "Darwin" and host.runtime == "docker":
-        finding = warn if loopback else fail
-        return finding(
-            f"{what}: containers on macOS run in a virtual machine, without the GPU and behind its network",
-            evidence,
-            Fix('set runtime = "process" for this host in cluster.toml', host=host.name),
-        )
-    if facts.wsl:
-        return warn(
-            f"{what} under WSL 2: in its default NAT mode the other hosts cannot reach it",
-            evidence,
-            Fix(
-                "set networkingMode=mirrored under [wsl2] in %UserProfile%\\.wslconfig on Windows, then restart WSL",
-                ("wsl.exe --shutdown",),
-                host=host.name,
-            ),
-        )
-    return ok(what, evidence)
+    return platform_finding(host, facts, what, evidence) or ok(what, evidence)
 
 
 async def _system(context: CheckContext, name: str) -> Finding:
-    return system_finding(context.host(name), await context.facts(name), loopback=context.is_loopback)
+    return system_finding(context.host(name), await context.facts(name))
 
 
 def duplicates_finding(facts: Mapping[str, Facts], *, loopback: bool) -> Finding:
@@ -279,21 +232,24 @@ SSH = Check(
     codes=("PF-01",),
     severity=Severity.BLOCKS,
     scope="host",
-    question="Is there an authenticated connection with a known host key, and does it run commands?",
+    question="Is there an authenticated connection with a known host key?",
     remedy="`ssh-copy-id` for a refused login; compare and accept the fingerprint at first contact; find out why a key "
     "changed. Host keys are never accepted unseen.",
     probe=each_host(_ssh),
 )
 SHELL = Check(
     id="shell",
-    title="POSIX shell",
+    title="Login shell",
     codes=("PF-03",),
     severity=Severity.BLOCKS,
     scope="host",
-    question=f"Which shell reads the commands? Asked with `{SHELL_QUESTION}`, which every shell answers differently.",
-    remedy="On Windows, log in to WSL 2: run its own SSH server or make `wsl.exe` the default shell.",
+    question="Does the account run commands, and in which shell? The facts script is handed to /bin/sh whatever the "
+    "login shell is; where there is none, to PowerShell.",
+    remedy="On Windows, log in to WSL 2: run its own SSH server or make `wsl.exe` the default shell. Elsewhere, give "
+    "the account a login shell that runs commands.",
     probe=each_host(_shell),
     needs=("ssh",),
+    deadline=100.0,
 )
 SYSTEM = Check(
     id="system",
@@ -301,7 +257,8 @@ SYSTEM = Check(
     codes=("PF-48", "PF-49"),
     severity=Severity.BLOCKS,
     scope="host",
-    question="Is it 64-bit Linux, or macOS with runtime `process`? Read with all other facts in one round trip.",
+    question="Is it 64-bit Linux or macOS, and may the others reach it? WSL 2 in NAT mode, containers on macOS and on "
+    "Windows are behind address translation. Read with all other facts in one round trip.",
     remedy='Use Linux, macOS with `runtime = "process"`, or WSL 2 with `networkingMode=mirrored`.',
     probe=each_host(_system),
     needs=("shell",),

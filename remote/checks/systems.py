@@ -70,6 +70,19 @@ def open_ports(facts: Facts, ports: str, sources: tuple[str, ...]) -> Fix:
             host=facts.host,
             needs_root=True,
         )
+    if facts.system == "Windows":
+        addresses = f" -RemoteAddress {','.join(sources)}" if sources else ""
+        return Fix(
+            f"{words}: in PowerShell as administrator",
+            (
+                (
+                    "New-NetFirewallRule -DisplayName hetero-tui -Direction Inbound -Action Allow -Protocol TCP "
+                    f"-LocalPort {ports}{addresses}"
+                ),
+            ),
+            host=facts.host,
+            needs_root=True,
+        )
     if facts.wsl:
         rule = shlex.join(("-LocalPorts", ports))
         return Fix(

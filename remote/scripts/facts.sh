@@ -136,7 +136,8 @@ case $OS in
     fi
     ROOT=
     [ -r /etc/docker/daemon.json ] && ROOT=$(sed -n 's/.*"data-root" *: *"\([^"]*\)".*/\1/p' /etc/docker/daemon.json)
-    for d in "$ROOT" /var/lib/docker "$HOME/.local/share/docker"; do [ -n "$d" ] && [ -d "$d" ] && DATA=$d && break; done
+    [ -e "$HOME/.config/systemd/user/docker.service" ] && fact docker_rootless yes
+    for d in "$ROOT" /var/lib/docker "$HOME/.local/share/docker" /var/snap/docker/common/var-lib-docker; do [ -n "$d" ] && [ -d "$d" ] && DATA=$d && break; done
     ;;
   Darwin*)
     fact distribution "macOS $(sw_vers -productVersion)"
@@ -160,7 +161,7 @@ for s in "${DOCKER_HOST#unix://}" /var/run/docker.sock "$U/docker.sock" "$HOME/.
   [ -S "$s" ] || continue
   if [ -w "$s" ]; then fact engine_socket "rw $s"; else fact engine_socket "denied $s"; fi
 done
-for t in docker python3 podman zstd; do has $t && find $t && fact "path_$t" "$FOUND"; done
+for t in docker python3 podman colima zstd; do has $t && find $t && fact "path_$t" "$FOUND"; done
 # Fedora's podman-docker puts a shell script in docker's place.
 find docker
 [ -n "$FOUND" ] && read -r l <"$FOUND" 2>/dev/null && case $l in '#!'*sh*) grep -q podman "$FOUND" && fact docker_shim podman ;; esac

@@ -10,7 +10,6 @@ import pytest
 
 from remote.checks.catalogue import CATALOGUE
 from remote.checks.model import CheckResult, CheckStarted, Verdict
-from remote.checks.reach import SHELL_QUESTION
 from remote.checks.run import run_checks, summarize
 from remote.embedded import Answer, EmbeddedHost
 from remote.inventory import Host
@@ -197,24 +196,6 @@ async def test_a_refused_login_says_how_to_copy_the_key(tmp_path: Path) -> None:
         fix = found.finding("ssh", "pc1").fix
         assert fix is not None
         assert fix.commands == (f"ssh-copy-id -p {found.cluster['pc1'].port} demo@127.0.0.1",)
-
-
-@pytest.mark.parametrize(
-    ("reply", "shell"),
-    [
-        (b"HTUI $PSVersionTable.PSVersion.Major Windows_NT $0\r\n", "cmd.exe"),
-        (b"HTUI\r\n5\r\n%OS%\r\n", "PowerShell"),
-    ],
-)
-async def test_a_windows_shell_is_refused_by_name(reply: bytes, shell: str) -> None:
-    def windows(command: str, _: bytes) -> Answer | None:
-        return Answer(stdout=reply) if command == SHELL_QUESTION else None
-
-    async with bench(EmbeddedHost("pc1", respond=windows)) as found:
-        await found.run(only={"shell"})
-        finding = found.finding("shell", "pc1")
-        assert finding.verdict is Verdict.FAIL
-        assert shell in finding.reason
 
 
 async def test_a_python_without_torch_is_red(tmp_path: Path) -> None:

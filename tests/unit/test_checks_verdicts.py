@@ -11,12 +11,12 @@ from remote.checks.engine import engine_finding, engine_kind_finding, no_engine_
 from remote.checks.gpu import gpu_finding, toolkit_finding
 from remote.checks.image import image_finding, same_image_finding
 from remote.checks.model import Finding, Verdict
+from remote.checks.platforms import shell_finding
 from remote.checks.reach import (
     clock_finding,
     connection_finding,
     duplicates_finding,
     power_finding,
-    shell_finding,
     system_finding,
 )
 from remote.checks.resources import GIB, disk_finding, memory_finding
@@ -25,6 +25,7 @@ from remote.engine import ImageInfo
 from remote.errors import ConnectError, EngineError, HostKeyChanged, HostKeyUnknown, HostUnreachable, LoginRefused
 from remote.facts import EngineSocket, Facts, Gpu
 from remote.inventory import Cluster, Host, Image, Inventory
+from remote.shells import LoginShell
 
 LINUX = Facts(
     host="pc1",
@@ -69,38 +70,48 @@ def test_each_way_to_have_no_connection_has_its_own_fix(error: ConnectError, wor
 
 
 @pytest.mark.parametrize(
-    ("reply", "verdict"),
+    ("shell", "runtime", "verdict"),
     [
-        ("HTUI .PSVersion.Major %OS% bash\n", Verdict.OK),
-        ("Welcome!\nHTUI .PSVersion.Major %OS% -zsh\n", Verdict.OK),
-        ("HTUI $PSVersionTable.PSVersion.Major Windows_NT $0\r\n", Verdict.FAIL),
-        ("HTUI\r\n7\r\n%OS%\r\n", Verdict.FAIL),
-        ("", Verdict.UNKNOWN),
-        ("PSVersionTable: Undefined variable.\n", Verdict.UNKNOWN),
+        ("posix", "process", Verdict.OK),
+        ("cmd", "docker", Verdict.OK),
+        ("powershell", "docker", Verdict.OK),
+        ("cmd", "process", Verdict.FAIL),
+        ("powershell", "process", Verdict.FAIL),
     ],
 )
-def test_shells(reply: str, verdict: Verdict) -> None:
-    assert shell_finding("pc1", reply).verdict is verdict
+def test_shells(shell: LoginShell, runtime: str, verdict: Verdict) -> None:
+    host = HOST.model_copy(update={"runtime": runtime})
+    finding = shell_finding(host, replace(LINUX, login_shell=shell))
+    assert finding.verdict is verdict
+    if verdict is Verdict.FAIL:
+        assert "wsl.exe" in commands(finding)
 
 
 @pytest.mark.parametrize(
-    ("changes", "runtime", "loopback", "verdict"),
+    ("changes", "runtime", "verdict", "words"),
     [
-        ({}, "docker", False, Verdict.OK),
-        ({"architecture": "aarch64"}, "docker", False, Verdict.OK),
-        ({"architecture": "armv7l"}, "docker", False, Verdict.FAIL),
-        ({"system": "FreeBSD"}, "process", False, Verdict.FAIL),
-        ({"system": "Darwin", "architecture": "arm64"}, "process", False, Verdict.OK),
-        ({"system": "Darwin", "architecture": "arm64"}, "docker", False, Verdict.FAIL),
-        ({"system": "Darwin", "architecture": "arm64"}, "docker", True, Verdict.WARN),
-        ({"wsl": True}, "docker", False, Verdict.WARN),
-        ({"system": ""}, "docker", False, Verdict.UNKNOWN),
-        ({"architecture": ""}, "docker", False, Verdict.UNKNOWN),
+        ({}, "docker", Verdict.OK, ""),
+        ({"architecture": "aarch64"}, "docker", Verdict.OK, ""),
+        ({"architecture": "armv7l"}, "docker", Verdict.FAIL, "no torch wheels"),
+        ({"system": "FreeBSD"}, "process", Verdict.FAIL, "not supported"),
+        ({"system": "Darwin", "architecture": "arm64"}, "process", Verdict.OK, ""),
+        ({"system": "Darwin", "architecture": "arm64"}, "docker", Verdict.WARN, "virtual machine"),
+        ({"system": "Windows"}, "docker", Verdict.WARN, "Docker Desktop's virtual machine"),
+        ({"system": "Windows"}, "process", Verdict.FAIL, "Linux and macOS only"),
+        ({"wsl": True}, "docker", Verdict.WARN, "not known"),
+        ({"wsl": True, "address": "172.28.4.2"}, "docker", Verdict.WARN, "NAT mode"),
+        ({"wsl": True, "wsl_networking": "nat"}, "docker", Verdict.WARN, "NAT mode"),
+        ({"wsl": True, "wsl_networking": "virtioproxy"}, "process", Verdict.WARN, "virtioproxy"),
+        ({"wsl": True, "wsl_networking": "mirrored"}, "docker", Verdict.OK, "mirrored"),
+        ({"system": ""}, "docker", Verdict.UNKNOWN, ""),
+        ({"architecture": ""}, "docker", Verdict.UNKNOWN, ""),
     ],
 )
-def test_systems(changes: dict[str, Any], runtime: str, loopback: bool, verdict: Verdict) -> None:
+def test_systems(changes: dict[str, Any], runtime: str, verdict: Verdict, words: str) -> None:
     host = HOST.model_copy(update={"runtime": runtime})
-    assert system_finding(host, replace(LINUX, **changes), loopback=loopback).verdict is verdict
+    finding = system_finding(host, replace(LINUX, **changes))
+    assert finding.verdict is verdict
+    assert words in finding.reason
 
 
 @pytest.mark.parametrize(
