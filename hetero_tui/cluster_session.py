@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Final
 from hetero_tui.following import Following
 from hetero_tui.homecoming import Homecoming
 from hetero_tui.merged_log import merged_log, stored_log
-from hetero_tui.prediction_report import PREDICTION_FILE, document, missing_document, try_predict
 from hetero_tui.preflight import Preflight
 from hetero_tui.recording import RecordedStore, recorded_store, take_up
 from hetero_tui.session import CheckInfo, ConfirmHostKey, HostStatus, LaunchProgress
@@ -108,13 +107,8 @@ class ClusterSession:
     @cached_property
     def preflight(self) -> Preflight:
         """Fixes, measured speeds and the prediction."""
-        return Preflight(
-            self._inventory,
-            self._experiments,
-            hosts=lambda: self._hosts,
-            context=lambda: self._context,
-            plan=self.plan,
-        )
+        contact = (lambda: self._hosts, lambda: self._context)
+        return Preflight(self._inventory, self._experiments, *contact, self.plan)
 
     @property
     def inventory(self) -> Inventory:
@@ -270,11 +264,7 @@ class ClusterSession:
         run_dir.write_facts(self._context.known_facts)
         run_dir.write_checks(self.results)
         run_dir.write_inventory(self._inventory_text)
-        prediction, missing = await try_predict(self.preflight.predict)
-        if prediction is not None:
-            run_dir.write_json(PREDICTION_FILE, document(prediction))
-        elif missing is not None:
-            run_dir.write_json(PREDICTION_FILE, missing_document(missing))
+        await self.preflight.keep(run_dir)
         self._expect(plan, self._begin(plan, run_dir))
 
         def noted(progress: LaunchProgress) -> None:
