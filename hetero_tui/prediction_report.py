@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
 
 from hetero_tui import formats
-from hetero_tui.preflight import NotMeasured
 from remote.errors import RemoteError
 from remote.prediction import HostSpeed, Outcome, Prediction
+from remote.speeds import NotMeasured
 
 PREDICTION_FILE: Final = "prediction.json"
 """Kept beside the run it was made for."""
@@ -50,10 +50,10 @@ def document(prediction: Prediction) -> dict[str, Any]:
     }
 
 
-def missing_document(error: RemoteError) -> dict[str, Any]:
+def missing_document(error: RemoteError | None) -> dict[str, Any]:
     """Return why there is no prediction, for programs."""
     hosts = list(error.hosts) if isinstance(error, NotMeasured) else []
-    return {"missing": error.message, "hosts": hosts}
+    return {"missing": error.message if error else "", "hosts": hosts}
 
 
 def _outcome(outcome: Outcome) -> dict[str, Any]:
@@ -181,7 +181,9 @@ def compared_text(comparison: dict[str, Any]) -> str:
     return f"{start}, measured {formats.rate(measured)}: {part:.0%} of the prediction"
 
 
-async def try_predict(predict: Callable[[], Any]) -> tuple[Prediction | None, RemoteError | None]:
+async def try_predict(
+    predict: Callable[[], Awaitable[Prediction]],
+) -> tuple[Prediction | None, RemoteError | None]:
     """Return the prediction, or why there is none."""
     try:
         return await predict(), None

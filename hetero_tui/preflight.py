@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from hetero_tui import prediction_report
 from remote.checks.context import CheckContext
 from remote.checks.model import Fix
 from remote.checks.network_report import PairMatrix
@@ -15,10 +16,11 @@ from remote.fixes import FixOutcome, FixPlan, plan_fix, run_fix
 from remote.inventory import Inventory
 from remote.plan import LaunchPlan
 from remote.prediction import HostSpeed, Job, Prediction, predict
+from remote.run_dir import RunDir
 from remote.speeds import (
+    NotMeasured,
     known_speeds,
     links_of,
-    missing_text,
     modes_of,
     read_speeds,
     speeds_file,
@@ -29,14 +31,6 @@ from trainer.time_table import PlanError as NoShares
 
 if TYPE_CHECKING:
     from remote.hosts import Hosts
-
-
-class NotMeasured(PlanError):
-    """Nothing can be predicted because the speed of some hosts is not known yet."""
-
-    def __init__(self, hosts: tuple[str, ...]) -> None:
-        super().__init__(missing_text(hosts), next_step="measure it: `hetero-tui check --measure`, or m in the app")
-        self.hosts = hosts
 
 
 @runtime_checkable
@@ -85,7 +79,6 @@ class Preflight:
         self,
         inventory: Inventory,
         experiments: Path,
-        *,
         hosts: Callable[[], Hosts],
         context: Callable[[], CheckContext],
         plan: Callable[[], LaunchPlan],
@@ -131,6 +124,12 @@ class Preflight:
     def _speeds(self, plan: LaunchPlan) -> tuple[tuple[HostSpeed, ...], tuple[str, ...]]:
         stored = read_speeds(speeds_file(self._experiments, plan.cluster))
         return known_speeds(self._inventory, plan, (stored, speeds_of_runs(self._experiments, plan)))
+
+    async def keep(self, run_dir: RunDir) -> None:
+        """Store the prediction beside the run it is for, or why there is none."""
+        prediction, missing = await prediction_report.try_predict(self.predict)
+        told = prediction_report.document(prediction) if prediction else prediction_report.missing_document(missing)
+        run_dir.write_json(prediction_report.PREDICTION_FILE, told)
 
     async def measure(self, report: Callable[[str, str], None]) -> Mapping[str, RemoteError]:
         from remote.measure import measure_hosts

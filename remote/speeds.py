@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from pathlib import Path
@@ -31,6 +31,17 @@ _SCHEMA: Final = 1
 _RUNS_BACK: Final = 5
 _LINES_IN: Final = 5000
 """Ranks tell their calibration at the start of a run; further in nobody looks."""
+
+
+class NotMeasured(PlanError):
+    """Nothing can be predicted because the speed of some hosts is not known yet."""
+
+    def __init__(self, hosts: tuple[str, ...]) -> None:
+        super().__init__(
+            f"the speed of {', '.join(hosts)} has not been measured yet",
+            next_step="measure it: `hetero-tui check --measure`, or m in the prediction of the app",
+        )
+        self.hosts = hosts
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,8 +235,3 @@ def modes_of(inventory: Inventory) -> tuple[Mode, ...]:
         Mode("powersgd", size.powersgd, 2, "approximate"),
         Mode("local_sgd", size.exact / steps, 1 + 1 / steps, "approximate"),
     )
-
-
-def missing_text(missing: Sequence[str]) -> str:
-    """Say whose speed is not known and how to come to know it."""
-    return f"the speed of {', '.join(missing)} has not been measured yet"
