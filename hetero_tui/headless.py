@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from hetero_tui import exit_codes, image_report, report
+from hetero_tui import exit_codes, image_report, prediction_report, report
 from hetero_tui.cluster_session import ClusterSession
 from hetero_tui.sanitize import clean
 from hetero_tui.session import LaunchProgress
@@ -25,22 +26,30 @@ from remote.run_end import not_home
 from remote.runtime import State
 
 
-async def check(cluster: Path, *, as_json: bool) -> int:
-    """Run the checklist and print it."""
+async def check(cluster: Path, *, as_json: bool, measure: bool = False) -> int:
+    """Run the checklist and print it, and what the cluster is predicted to do; ``measure`` the speeds for that."""
     async with _session(cluster) as session:
-        return await _check(session, as_json=as_json)
+        return await _check(session, as_json=as_json, measure=measure)
 
 
-async def _check(session: ClusterSession, *, as_json: bool) -> int:
+async def _check(session: ClusterSession, *, as_json: bool, measure: bool = False) -> int:
     passed = await run_checklist(session)
+    if measure:
+        failures = await session.preflight.measure(lambda host, what: _say(f"{host} {what}"))
+        passed = passed and not failures
+    prediction, missing = await prediction_report.try_predict(session.preflight.predict)
     if as_json:
-        _print_json(
-            report.checks_document(
-                session.inventory.cluster.name, session.hosts.values(), session.results, session.checks
-            )
+        document = report.checks_document(
+            session.inventory.cluster.name, session.hosts.values(), session.results, session.checks
         )
+        document["prediction"] = (
+            prediction_report.document(prediction) if prediction else prediction_report.missing_document(missing)
+        )
+        _print_json(document)
     else:
         print(_checklist(session))
+        print()
+        print(prediction_report.text(prediction, time.time()) if prediction else f"No prediction: {missing}")
     return exit_codes.OK if passed else exit_codes.FAILED
 
 
@@ -197,6 +206,7 @@ async def follow(session: ClusterSession, *, as_json: bool) -> int:
     )
     document["checkpoints"] = [str(path) for path in session.checkpoints]
     document["kept_on_hosts"] = dict(session.kept)
+    document["prediction"] = prediction_report.compared(session.run_folder, document["samples_per_second"])
     if as_json:
         _print_json(document)
     else:
