@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
+from hetero_tui.prediction_report import compared_text
 from hetero_tui.sanitize import clean
 from hetero_tui.session import CheckInfo, HostStatus
 from hetero_tui.store import Store
@@ -197,6 +198,8 @@ def result_text(document: dict[str, Any]) -> str:
     lines.append("")
     if document["samples_per_second"]:
         lines.append(f"cluster  {document['samples_per_second']:.0f} samples/s over the last 10 s")
+    if document.get("prediction"):
+        lines.append(f"         {compared_text(document['prediction'])}")
     if document["balance"]:
         balance = document["balance"]
         lines.append(
