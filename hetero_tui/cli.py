@@ -56,11 +56,19 @@ def open_app(
 
 
 @app.command
-def check(cluster: ClusterFile, /, *, json: AsJson = False) -> int:
-    """Run the setup checklist and exit 0 only when nothing fails."""
+def check(
+    cluster: ClusterFile,
+    /,
+    *,
+    json: AsJson = False,
+    measure: Annotated[
+        bool, Parameter(negative="", help="Measure each host's speed first, for the prediction: some ten seconds.")
+    ] = False,
+) -> int:
+    """Run the setup checklist, predict what the cluster will do, and exit 0 only when nothing fails."""
     from hetero_tui import headless
 
-    return _run(headless.check(cluster, as_json=json))
+    return _run(headless.check(cluster, as_json=json, measure=measure))
 
 
 @app.command
