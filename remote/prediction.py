@@ -39,6 +39,8 @@ class HostSpeed:
     source: str = ""
     """Where the numbers come from, in words."""
     simulated: bool = False
+    at: float = 0.0
+    """When it was measured, in seconds since the epoch; 0 for what was not measured."""
 
 
 @dataclass(frozen=True, slots=True)
