@@ -60,7 +60,8 @@ class StreamSession:
         only: frozenset[str] | None = None,  # noqa: ARG002
         hosts: frozenset[str] | None = None,  # noqa: ARG002
     ) -> AsyncIterator[CheckProgress]:
-        for nothing in ():
+        nothings: tuple[CheckProgress, ...] = ()
+        for nothing in nothings:
             yield nothing
 
     def plan(self) -> LaunchPlan:

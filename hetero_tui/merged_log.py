@@ -20,7 +20,7 @@ class _Reader:
     """Turns lines of hosts into records."""
 
     def __init__(self) -> None:
-        self._store = Store()
+        self._store = Store(every_line=True)
         self._ingest = Ingest(self._store)
 
     def records(self, host: str, text: str, stream: str) -> Iterator[LogRecord]:

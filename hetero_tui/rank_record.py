@@ -8,7 +8,7 @@ from typing import Final
 
 from hetero_tui.sanitize import clean
 from hetero_tui.views import RankState, RankView, StepParts
-from hetero_tui.windows import StepWindow, Totals
+from hetero_tui.windows import History, StepWindow, Totals
 from trainer.events import Calibrated, Done, Event, Failed, Hardware, Hello, Joined, Step
 
 SPARK_POINTS: Final = 40
@@ -17,6 +17,7 @@ SPARK_SECONDS: Final = 1.0
 QUIET_SECONDS: Final = 5.0
 """Silence of at least this long, and of several steps, is reported."""
 QUIET_STEPS: Final = 5.0
+STEP_POINTS: Final = 256
 _LIVE: Final = (
     RankState.JOINING,
     RankState.CALIBRATING,
@@ -38,6 +39,7 @@ class RankRecord:
         self.simulated = False
         self.process_id = 0
         self.planned_share: int | None = None
+        self.planned_speed = 0.0
         self.last_share = 0
         self.step = 0
         self.window = StepWindow()
@@ -48,6 +50,8 @@ class RankRecord:
         self.last_step: float | None = None
         self.lost_lines = 0
         self.error = ""
+        self.steps = History(STEP_POINTS)
+        """Seconds of data and compute over optimizer steps."""
         self._spark: deque[float] = deque(maxlen=SPARK_POINTS)
         self._spark_share = 0
         self._spark_seconds = 0.0
@@ -102,6 +106,9 @@ class RankRecord:
         self.step = event.step
         self.last_share = sane_samples(event.share)
         duration = sane_seconds(event.duration)
+        own = sane_seconds(event.compute) + sane_seconds(event.data)
+        if own:
+            self.steps.add(event.step, own)
         self.window.add(
             event.time,
             Totals(
@@ -159,6 +166,9 @@ class RankRecord:
             step=self.step,
             lost_lines=self.lost_lines,
             error=self.error,
+            planned_speed=self.planned_speed,
+            link_bytes_per_second=_link(self.calibrated),
+            machine_percent=None if hardware is None else hardware.cpu_percent,
         )
 
     def _shown_state(
@@ -186,6 +196,11 @@ def sane_seconds(value: float) -> float:
     return value if 1e-9 < value < 1e9 else 0.0
 
 
+def sane_speed(value: float) -> float:
+    """Return samples per second that can be compared; what is impossible counts as unknown."""
+    return value if 1e-9 < value < 1e12 else 0.0
+
+
 def sane_samples(value: int) -> int:
     """Return a number of samples that sums and quotients can be made of."""
     return min(max(0, value), 10**12)
@@ -201,6 +216,11 @@ def _parts(totals: Totals) -> StepParts:
         wait=totals.wait / whole,
         communication=totals.communication / whole,
     )
+
+
+def _link(calibrated: Calibrated | None) -> float:
+    speed = calibrated.link_bytes_per_second if calibrated else 0.0
+    return speed if 0 < speed < 1e15 else 0.0
 
 
 def _utilisation(hardware: Hardware | None) -> float | None:

@@ -5,14 +5,19 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import Final, Generic, TypeVar
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Final
 
+from hetero_tui.cached import Cached
+from hetero_tui.cluster_figures import StepTallies, efficiency, run_state
 from hetero_tui.event_text import describe
-from hetero_tui.rank_record import RankRecord, sane_samples, sane_seconds
-from hetero_tui.sanitize import clean, clean_block
+from hetero_tui.failures import Failures, failure_record
+from hetero_tui.output_room import OutputRoom
+from hetero_tui.rank_record import RankRecord, sane_samples, sane_seconds, sane_speed
+from hetero_tui.run_log import LOG_LINES, RunLog
+from hetero_tui.sanitize import clean
 from hetero_tui.sequences import Sequences
 from hetero_tui.views import (
     ClusterView,
@@ -22,7 +27,6 @@ from hetero_tui.views import (
     LogRecord,
     RankState,
     RankView,
-    RunState,
     SharesRecord,
 )
 from hetero_tui.windows import History, Point, Ring
@@ -33,6 +37,7 @@ from trainer.events import (
     Epoch,
     Event,
     Failed,
+    Hardware,
     Hello,
     Joined,
     Membership,
@@ -44,58 +49,15 @@ from trainer.events import (
 
 MAX_RANKS: Final = 4096
 """A rank number beyond this is a mistake or an attack; it is counted, not kept."""
-LOG_LINES: Final = 50_000
-RANK_LOG_LINES: Final = 5_000
-RANK_LOG_LINES_TOTAL: Final = 200_000
-"""Lines in all rank rings together; with many ranks each ring gets its part, but at least 100."""
+STEP_POINTS_TOTAL: Final = 32_768
+"""Points of the ranks' step times in all."""
 EVENT_RECORDS: Final = 2_000
 SHARES_RECORDS: Final = 200
-FAILURE_RECORDS: Final = 64
-STEP_TALLIES: Final = 128
-UNCHANGED_SECONDS: Final = 0.05
-MANY_RANKS: Final = 128
-MANY_RANKS_SECONDS: Final = 0.5
-BURST_LINES: Final = 20_000
-"""Lines of output that are shown however fast they come."""
-ROOM_SECONDS: Final = 0.1
-"""How often room for more lines is made."""
-LINES_A_SECOND: Final = 2_000
-"""Lines of output that are shown when more come for long: nobody reads faster, and everybody wants quick keys."""
 _PAUSE_TAKES_EFFECT: Final = 5.0
 """Seconds after which a new step means that the run is no longer paused."""
 
-T = TypeVar("T")
 
-_CONSEQUENCE: Final = re.compile(
-    r"connection (?:reset|closed|refused)|broken pipe|timed? ?out waiting|peer|socket closed|remote process exited"
-    r"|rank \d+ (?:left|is gone|failed)|store .*(?:closed|gone)|ncclRemoteError",
-    re.IGNORECASE,
-)
 _RANK_IN_TEXT: Final = re.compile(r"rank (\d{1,5}) ")
-
-
-@dataclass(slots=True)
-class _Tally:
-    """One optimizer step over all ranks that have told of it."""
-
-    ranks: int = 0
-    max_compute: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Cached(Generic[T]):
-    """A view of all ranks, which several widgets ask for in the same tick."""
-
-    value: T
-    made: float
-    version: int
-
-    def fresh(self, now: float, version: int, ranks: int) -> bool:
-        """Tell whether it may be shown again: nothing new, or so many ranks that making it anew costs too much."""
-        age = now - self.made
-        return (self.version == version and 0 <= age < UNCHANGED_SECONDS) or (
-            ranks > MANY_RANKS and 0 < age < MANY_RANKS_SECONDS
-        )
 
 
 class Store:
@@ -107,18 +69,19 @@ class Store:
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
         log_lines: int = LOG_LINES,
+        every_line: bool = False,
     ) -> None:
-        """``clock`` returns seconds that never go back; ``wall_clock`` seconds since the epoch."""
+        """``clock`` returns seconds that never go back; ``wall_clock`` seconds since the epoch.
+
+        ``every_line`` takes in all output, however fast it comes.
+        """
         self._clock = clock
         self._wall_clock = wall_clock
         self.version = 0
-        self.log: Ring[LogRecord] = Ring(log_lines)
+        self._run_log = RunLog(log_lines)
+        self.log = self._run_log.all
         self.events: Ring[EventRecord] = Ring(EVENT_RECORDS)
-        self.skipped_lines = 0
-        """Lines of output that came faster than anybody reads: kept in the run's file, not in the view."""
-        self._room = float(BURST_LINES)
-        self._room_at = clock()
-        self._skipped_now = 0
+        self._room = OutputRoom(unlimited=every_line)
         self.lost_lines = 0
         """Events whose number was skipped."""
         self.duplicate_lines = 0
@@ -127,16 +90,17 @@ class Store:
         """Lines that claim to be events and are not valid."""
         self.ignored_events = 0
         """Events with an impossible rank."""
-        self._rank_views: _Cached[tuple[RankView, ...]] = _Cached((), -math.inf, -1)
-        self._cluster_view: _Cached[ClusterView] | None = None
+        self._rank_views: Cached[tuple[RankView, ...]] = Cached((), -math.inf, -1)
+        self._cluster_view: Cached[ClusterView] | None = None
         self._ranks: dict[int, RankRecord] = {}
-        self._rank_logs: dict[int, Ring[LogRecord]] = {}
-        self._rank_log_lines = RANK_LOG_LINES
+        self._living = 0
+        self._step_points = STEP_POINTS_TOTAL
         self._sequences = Sequences()
         self._shares: deque[SharesRecord] = deque(maxlen=SHARES_RECORDS)
-        self._failures: list[FailureRecord] = []
-        self._tallies: OrderedDict[int, _Tally] = OrderedDict()
+        self._failures = Failures()
+        self._tallies = StepTallies()
         self._loss = History()
+        self._rates = History()
         self._throughput = History()
         self._step = 0
         self._steps_total = 0
@@ -207,24 +171,17 @@ class Store:
 
     def has_room(self) -> bool:
         """Tell whether one more line of output will be shown; what comes faster than that is only counted."""
-        if self._room >= 1:
-            self._room -= 1
-            return True
         now = self._clock()
-        if 0 <= now - self._room_at < ROOM_SECONDS:
+        if not self._room.take(now):
             return False
-        self._room = min(float(BURST_LINES), max(0.0, now - self._room_at) * LINES_A_SECOND)
-        self._room_at = now
-        if self._skipped_now:
-            text = f"{self._skipped_now} lines came faster than can be shown; they are in the run's folder"
+        if self._room.waiting:
+            text = f"{self._room.told()} lines came faster than can be shown; they are in the run's folder"
             self.log.append(LogRecord(self._wall_clock(), "", -1, text, "notice"))
-            self._skipped_now = 0
-        return self._room >= 1
+        return True
 
     def skip_output(self, host: str, count: int, last: int | None) -> None:
         """Count lines of output that are not shown; ``last`` is the newest one's number when a host's agent sent it."""
-        self.skipped_lines += count
-        self._skipped_now += count
+        self._room.skip(count)
         if last is not None:
             self.lost_lines += self._sequences.skip(host, -1, count, last)
         self._last_received = self._clock()
@@ -260,6 +217,8 @@ class Store:
         if record is not None:
             record.feed(event, now)
         self._feed_cluster(host, event, now)
+        if not isinstance(event, Step | Hardware | Output):
+            self._living = sum(not each.state.ended for each in self._ranks.values())
 
     def _with_time(self, event: Event) -> Event:
         # Far-off times would overflow the arithmetic of windows; no clock is that wrong.
@@ -279,15 +238,18 @@ class Store:
         record = self._ranks.get(rank)
         if record is None:
             record = self._ranks[rank] = RankRecord(rank, host)
-            self._fit_rank_logs()
+            self._fit()
+            record.steps.shrink(self._step_points)
         record.host = host or record.host
         return record
 
-    def _fit_rank_logs(self) -> None:
-        self._rank_log_lines = min(RANK_LOG_LINES, max(100, RANK_LOG_LINES_TOTAL // len(self._ranks)))
-        if len(self._ranks) & (len(self._ranks) - 1) == 0:  # at every power of two, so the cost stays linear
-            for ring in self._rank_logs.values():
-                ring.shrink(self._rank_log_lines)
+    def _fit(self) -> None:
+        count = len(self._ranks)
+        self._run_log.fit(count)
+        self._step_points = max(16, STEP_POINTS_TOTAL // count)
+        if count & (count - 1) == 0:  # at every power of two, so the cost stays linear
+            for record in self._ranks.values():
+                record.steps.shrink(self._step_points)
 
     def _feed_cluster(self, host: str, event: Event, now: float) -> None:
         match event:
@@ -303,6 +265,7 @@ class Store:
                 self._feed_failure(host, event)
             case Checkpoint() if event.action == "restored":
                 self._step = event.step
+                self._tallies.go_back(event.step)
                 self._tell(host, event)
             case Membership():
                 self._feed_membership(event)
@@ -316,13 +279,7 @@ class Store:
                 pass
 
     def _feed_step(self, event: Step, now: float) -> None:
-        tally = self._tallies.get(event.step)
-        if tally is None:
-            tally = self._tallies[event.step] = _Tally()
-            while len(self._tallies) > STEP_TALLIES:
-                self._tallies.popitem(last=False)
-        tally.ranks += 1
-        tally.max_compute = max(tally.max_compute, sane_seconds(event.compute))
+        self._tallies.add(event.step, sane_seconds(event.compute), self._living)
         if event.step <= self._step and self._global_batch:
             return
         # The first rank to tell of a step tells it for all: loss, global batch and duration are the same everywhere.
@@ -333,6 +290,7 @@ class Store:
         self._last_loss = event.loss if math.isfinite(event.loss) else None
         self._learning_rate = event.learning_rate if math.isfinite(event.learning_rate) else None
         self._loss.add(event.step, event.loss)
+        self._rates.add(event.step, event.learning_rate)
         duration = sane_seconds(event.duration)
         if duration:
             self._throughput.add(event.step, sane_samples(event.global_batch) / duration)
@@ -344,6 +302,7 @@ class Store:
             record = self._ranks.get(rank)
             if record is not None:
                 record.planned_share = sane_samples(share)
+                record.planned_speed = sane_speed(event.speeds[rank]) if rank < len(event.speeds) else 0.0
         reason = clean(event.reason, 400)
         self._shares.append(
             SharesRecord(
@@ -368,22 +327,17 @@ class Store:
             self._paused_since = None
 
     def _feed_failure(self, host: str, event: Failed) -> None:
-        error = clean(event.error)
-        trace = clean_block(event.traceback)
         rank = event.rank
-        named = _RANK_IN_TEXT.match(error)
+        named = _RANK_IN_TEXT.match(event.error)
         if rank < 0 and named is not None and int(named[1]) in self._ranks:
             # The agent of a host speaks for a rank that died without a word.
             rank = int(named[1])
-            self._ranks[rank].fail(error)
-        consequence = bool(_CONSEQUENCE.search(error))
-        if len(self._failures) < FAILURE_RECORDS:
-            self._failures.append(
-                FailureRecord(event.time, host, rank, error, trace, event.exit_code, event.step, consequence)
-            )
+            self._ranks[rank].fail(event.error)
+        failure = failure_record(host, rank, event)
+        self._failures.add(failure)
         code = "" if event.exit_code is None else f" (exit code {event.exit_code})"
-        self._happened(EventRecord(event.time, host, rank, "failed", "error", error + code, event.step))
-        for line in trace.splitlines():
+        self._happened(EventRecord(event.time, host, rank, "failed", "error", failure.error + code, event.step))
+        for line in failure.traceback.splitlines():
             self._log(LogRecord(event.time, host, rank, line, "error"))
 
     def _feed_membership(self, event: Membership) -> None:
@@ -405,18 +359,13 @@ class Store:
             self._log(LogRecord(record.time, record.host, record.rank, text, stream))
 
     def _log(self, record: LogRecord) -> None:
-        self.log.append(record)
-        if record.rank in self._ranks:
-            self.rank_log(record.rank).append(record)
+        self._run_log.add(record, has_rank=record.rank in self._ranks)
 
     # What goes out
 
     def rank_log(self, rank: int) -> Ring[LogRecord]:
         """Return the ring of one rank's lines."""
-        ring = self._rank_logs.get(rank)
-        if ring is None:
-            ring = self._rank_logs[rank] = Ring(self._rank_log_lines)
-        return ring
+        return self._run_log.of_rank(rank)
 
     @property
     def now(self) -> float:
@@ -442,7 +391,7 @@ class Store:
         if not self._rank_views.fresh(now, self.version, len(self._ranks)):
             paused = self._paused_since is not None
             views = tuple(self._ranks[rank].view(now, paused=paused) for rank in sorted(self._ranks))
-            self._rank_views = _Cached(views, now, self.version)
+            self._rank_views = Cached(views, now, self.version)
         return self._rank_views.value
 
     @property
@@ -453,7 +402,7 @@ class Store:
     @property
     def failures(self) -> tuple[FailureRecord, ...]:
         """Failed ranks, the likely cause first: own errors before lost peers, then by time."""
-        return tuple(sorted(self._failures, key=lambda each: (each.consequence, each.time, each.rank)))
+        return self._failures.ordered
 
     @property
     def loss_history(self) -> tuple[Point, ...]:
@@ -465,18 +414,41 @@ class Store:
         """Samples per second of the cluster over optimizer steps, decimated."""
         return self._throughput.points()
 
+    @property
+    def learning_rate_history(self) -> tuple[Point, ...]:
+        """Learning rate over optimizer steps, decimated."""
+        return self._rates.points()
+
+    @property
+    def imbalance_history(self) -> tuple[Point, ...]:
+        """How much longer the slowest rank computed than the mean of all, over optimizer steps: 0 is perfect."""
+        return self._tallies.imbalance.points()
+
+    def step_history(self, rank: int) -> tuple[Point, ...]:
+        """Return the seconds one rank needs for its part of a step (data and compute), over optimizer steps.
+
+        Raises:
+            KeyError: no such rank.
+        """
+        return self._ranks[rank].steps.points()
+
+    @property
+    def skipped_lines(self) -> int:
+        """Lines of output that came faster than anybody reads: kept in the run's folder, not in the view."""
+        return self._room.skipped
+
     def cluster_view(self) -> ClusterView:
         """Return the run as a whole; with many ranks the answer may be half a second old."""
         now = self._clock()
         cached = self._cluster_view
         if cached is None or not cached.fresh(now, self.version, len(self._ranks)):
-            cached = self._cluster_view = _Cached(self._make_cluster_view(now), now, self.version)
+            cached = self._cluster_view = Cached(self._make_cluster_view(now), now, self.version)
         return cached.value
 
     def _make_cluster_view(self, now: float) -> ClusterView:
         views = self.rank_views()
         training = [view for view in views if view.state in (RankState.TRAINING, RankState.WAITING)]
-        state, text = self._run_state(views)
+        state, text = run_state(views)
         leader = training[0] if training else next((view for view in views if view.samples_per_second > 0), None)
         rate = 0.0
         step_seconds = 0.0
@@ -504,6 +476,7 @@ class Store:
             ranks_training=len(training),
             ranks_failed=sum(view.state is RankState.FAILED for view in views),
             lost_lines=self.lost_lines,
+            skipped_lines=self.skipped_lines,
             duplicate_lines=self.duplicate_lines,
             broken_events=self.broken_events + self.ignored_events,
             age=None if self._last_received is None else max(0.0, now - self._last_received),
@@ -514,52 +487,6 @@ class Store:
             return None
         return max(0.0, (self._ended if ended else max(self._ended, self._wall_clock())) - self._started)
 
-    def _run_state(self, views: Iterable[RankView]) -> tuple[RunState, str]:
-        states = [view.state for view in views]
-        failed = states.count(RankState.FAILED)
-        lost = f", {failed} rank{'s' if failed > 1 else ''} failed" if failed else ""
-        if not states:
-            return RunState.IDLE, "no run"
-        if all(state.ended for state in states):
-            if RankState.FINISHED in states:
-                return RunState.FINISHED, "finished" + lost
-            if RankState.STOPPED in states:
-                return RunState.STOPPED, "stopped" + lost
-            return RunState.FAILED, "failed"
-        live = [state for state in states if not state.ended]
-        if RankState.PAUSED in live:
-            return RunState.PAUSED, "paused" + lost
-        if any(state in (RankState.TRAINING, RankState.WAITING) for state in live):
-            return RunState.TRAINING, "training" + lost
-        if any(state in (RankState.NO_DATA, RankState.STALLED) for state in live):
-            return RunState.STALLED, "no data" + lost
-        order = (
-            RankState.STARTING,
-            RankState.IMPORTING,
-            RankState.WAITING_FOR_GO,
-            RankState.JOINING,
-            RankState.CALIBRATING,
-            RankState.READY,
-        )
-        first = next((state for state in order if state in live), RankState.STARTING)
-        return RunState.STARTING, first.value + lost
-
-    def _efficiency(self, training: list[RankView], rate: float) -> Efficiency | None:
-        ideal = sum(view.speed for view in training)
-        slowest = batch = 0.0
-        steps = 0
-        for view in training:
-            totals = self._ranks[view.rank].window.totals()
-            if totals.steps:
-                slowest = max(slowest, totals.compute / totals.steps)
-                steps = max(steps, totals.steps)
-                batch = max(batch, totals.global_batch / totals.steps)  # an epoch's last batch may be short
-        complete = [tally.max_compute for tally in self._tallies.values() if tally.ranks >= len(training)][-steps:]
-        mean_slowest = sum(complete) / len(complete) if complete else slowest
-        if ideal <= 0 or slowest <= 0 or mean_slowest <= 0 or rate <= 0 or batch <= 0:
-            return None
-        # Ideal, balance and jitter as in the definition; communication is what is left, so the product is exact.
-        total = rate / ideal
-        balance = min(1.0, batch / ideal / slowest)
-        jitter = min(1.0, slowest / mean_slowest)
-        return Efficiency(total, balance, jitter, min(1.0, total / (balance * jitter)), ideal)
+    def _efficiency(self, training: Sequence[RankView], rate: float) -> Efficiency | None:
+        totals = [self._ranks[view.rank].window.totals() for view in training]
+        return efficiency(totals, rate, sum(view.speed for view in training), self._tallies)

@@ -105,6 +105,12 @@ class RankView:
     step: int = 0
     lost_lines: int = 0
     error: str = ""
+    planned_speed: float = 0.0
+    """Samples per second the plan in force reckons with; 0 when it is not known."""
+    link_bytes_per_second: float = 0.0
+    """As the rank measured it; 0 when it did not."""
+    machine_percent: float | None = None
+    """Use of the whole machine's processor."""
 
     @property
     def state_text(self) -> str:
@@ -157,6 +163,8 @@ class ClusterView:
     ranks_training: int = 0
     ranks_failed: int = 0
     lost_lines: int = 0
+    skipped_lines: int = 0
+    """Lines of output that came faster than they could be shown; the run's folder has them."""
     duplicate_lines: int = 0
     broken_events: int = 0
     age: float | None = None
@@ -217,3 +225,6 @@ class FailureRecord:
     step: int | None
     consequence: bool
     """The message says that another rank went away: most likely not the cause."""
+    cause: str = ""
+    """What errors like it mean; empty when it is not known."""
+    next_step: str = ""

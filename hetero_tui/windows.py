@@ -116,8 +116,31 @@ class History:
         self._points.append(self._partial())
         self._clear_partial()
         if len(self._points) >= self._capacity:
-            self._points = [_merge(left, right) for left, right in zip(*[iter(self._points)] * 2, strict=False)]
-            self._stride *= 2
+            self._halve()
+
+    @property
+    def last_x(self) -> float | None:
+        """The newest ``x``, or ``None`` before the first."""
+        return self._x if self._count else self._points[-1].x if self._points else None
+
+    def forget_from(self, x: float) -> None:
+        """Forget what lies behind ``x``."""
+        if self._count and self._x > x:
+            self._clear_partial()
+        while self._points and self._points[-1].x > x:
+            self._points.pop()
+
+    def shrink(self, capacity: int) -> None:
+        """Lower the capacity; neighbours are merged until the points fit."""
+        self._capacity = min(self._capacity, max(8, capacity))
+        while len(self._points) >= self._capacity:
+            self._halve()
+
+    def _halve(self) -> None:
+        odd = self._points[-1:] if len(self._points) % 2 else []
+        pairs = zip(self._points[::2], self._points[1::2], strict=False)
+        self._points = [*(_merge(left, right) for left, right in pairs), *odd]
+        self._stride *= 2
 
     def _partial(self) -> Point:
         return Point(self._x, self._sum / self._count, self._low, self._high)

@@ -14,8 +14,8 @@ from textual.geometry import Region, Size
 from textual.strip import Strip
 
 from hetero_tui import formats
+from hetero_tui.cached import MANY_RANKS
 from hetero_tui.messages import RankChosen
-from hetero_tui.store import MANY_RANKS
 from hetero_tui.theme import RANK_TONES
 from hetero_tui.views import RankState, RankView
 from hetero_tui.widgets.bars import part_widths, spark

@@ -6,7 +6,8 @@ import tracemalloc
 from collections.abc import Iterable
 
 from hetero_tui.ingest import BATCH_LINES, CLOCK_LINES, Ingest
-from hetero_tui.store import BURST_LINES, Store
+from hetero_tui.output_room import BURST_LINES
+from hetero_tui.store import Store
 from remote.runtime import LogLine
 from trainer.events import Hello, Notice, Output, Step, encode
 
