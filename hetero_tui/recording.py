@@ -133,7 +133,8 @@ def apply_record(store: Store, ingest: Ingest, record: Mapping[str, Any]) -> Non
         return
     match record:
         case {"did": "expect", "host": str(host), "devices": list(devices)}:
-            store.expect(host, {int(rank): str(device) for rank, device in devices})
+            pairs = [pair for pair in devices if isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], int)]
+            store.expect(host, {rank: str(device) for rank, device in pairs})
         case {"did": "launch", "host": str(host), "phase": str(phase)}:
             store.note_launch(host, phase)
         case {"did": "control", "message": dict(message)}:

@@ -45,7 +45,7 @@ class Answer:
                 break
         try:
             message = json.loads(text)["message"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             return text[:400].decode(errors="replace").strip() or f"HTTP status {self.status}"
         return str(message)
 

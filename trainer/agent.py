@@ -6,6 +6,7 @@ On the master host it also starts the process with the TCPStore and the coordina
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -25,6 +26,8 @@ from trainer.events import MAX_EVENT_BYTES, Emitter, Failed, Notice, Output
 from trainer.options import Options
 
 MAX_OUTPUT_CHARACTERS: Final = 8192
+FULL_DISK_SECONDS: Final = 0.2
+"""Until a full disk is tried again."""
 DRAIN_SECONDS: Final = 2.0
 """How long the relays may go on after a rank ended: a child of its own may hold the pipe open."""
 PYTHON: Final = (sys.executable, *(["-P"] if sys.flags.safe_path else []))
@@ -261,8 +264,18 @@ class Agent:
 
     def _write_line(self, line: str) -> None:
         with self._writing:
-            sys.stdout.write(line)
-            sys.stdout.flush()
+            _write_all(1, line.encode())
+
+
+def _write_all(descriptor: int, content: bytes) -> None:
+    """Write all of it. On a full disk the ranks wait until there is room: a line is late, never lost or halved."""
+    while content:
+        try:
+            content = content[os.write(descriptor, content) :]
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            time.sleep(FULL_DISK_SECONDS)
 
 
 def _how_it_ended(code: int) -> str:

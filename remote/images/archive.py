@@ -23,6 +23,7 @@ BLOCK: Final = tarfile.BLOCKSIZE
 CHUNK: Final = 1 << 20
 MAX_TEXT: Final = 16 << 20
 """Bytes of a manifest or header record; more is no image."""
+MAX_DIGITS: Final = 18
 _BLOB: Final = re.compile(r"(?:blobs/sha256/[0-9a-f]{64}|[0-9a-f]{64}/layer\.tar|[0-9a-f]{64}\.json)")
 _KEPT: Final = "manifest.json"
 
@@ -100,6 +101,8 @@ async def read_archive(chunks: AsyncIterator[bytes], store: LayerStore) -> tuple
             entry = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
         except tarfile.HeaderError as error:
             raise ImageError(f"the engine's answer is no image archive: {error}") from error
+        if entry.size < 0:
+            raise ImageError("the engine's answer is no image archive: a member of negative size")
         padding = -entry.size % BLOCK
         if entry.type in (tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK):
             record = await source.exactly(entry.size)
@@ -107,7 +110,7 @@ async def read_archive(chunks: AsyncIterator[bytes], store: LayerStore) -> tuple
             overrides |= _pax(record) if entry.type == tarfile.XHDTYPE else _gnu(entry.type, record)
             continue
         name = posixpath.normpath(overrides.get("path", entry.name))
-        size = int(overrides.get("size", entry.size))
+        size = _size(overrides["size"]) if "size" in overrides else entry.size
         target = overrides.get("linkpath", entry.linkname)
         overrides = {}
         if entry.issym() or entry.islnk():
@@ -149,13 +152,19 @@ def _pax(record: bytes) -> dict[str, str]:
     found = {}
     while record:
         length, _, rest = record.partition(b" ")
-        if not length.isdigit() or not 0 < int(length) <= len(record):
+        if not length.isdigit() or len(length) > MAX_DIGITS or not 0 < int(length) <= len(record):
             raise ImageError("the engine's answer is no image archive: bad pax header")
         line = rest[: int(length) - len(length) - 2]
         key, _, value = line.decode("utf-8", "surrogateescape").partition("=")
         found[key] = value
         record = record[int(length) :]
     return {key: value for key, value in found.items() if key in ("path", "size", "linkpath")}
+
+
+def _size(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS):
+        raise ImageError("the engine's answer is no image archive: a size that is no number")
+    return int(text)
 
 
 def _gnu(kind: bytes, record: bytes) -> dict[str, str]:
@@ -169,7 +178,7 @@ def _images(found: _Entries, store: LayerStore) -> tuple[StoredImage, ...]:
     try:
         manifests = json.loads(found.texts[_KEPT])
         return tuple(_image(manifest, found, store) for manifest in manifests)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ImageError(f"the engine's archive has a manifest.json of an unknown form: {error!r}") from error
 
 
