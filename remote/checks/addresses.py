@@ -84,6 +84,9 @@ def is_address(text: str) -> bool:
 
 async def _interface(context: CheckContext, name: str) -> Finding:
     facts = await context.facts(name)
+    master = context.inventory.master.name
+    if master not in context.known_facts and not context.inventory.cluster.master_address:
+        return skip(f"needs “System and architecture” (system) on {master}, whose address is not known without it")
     try:
         interface = await context.interface(name)
     except PlanError as error:

@@ -178,7 +178,7 @@ async def _stale_runs(context: CheckContext, name: str) -> Finding:
         return fail(
             f"run {ids} is still alive here; its ranks would hold the port and the GPU",
             evidence,
-            Fix("stop it from this machine, or attach to it", ("hetero-tui stop CLUSTER.toml",)),
+            Fix("stop it from this machine, or attach to it", ("hetero-tui stop cluster.toml",)),
         )
     return ok("no earlier run" if not runs else f"{len(runs)} ended", evidence)
 

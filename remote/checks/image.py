@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from remote.checks.context import CheckContext
 from remote.checks.model import Check, Finding, Fix, Severity, each_host, fail, ok, skip, unknown, warn, whole_cluster
+from remote.checks.shared import over_ssh
 from remote.errors import InventoryError
 from remote.facts import Facts
 from remote.inventory import Inventory
@@ -25,17 +26,20 @@ def get_image(inventory: Inventory, host: str, ref: str, platform: str = "") -> 
     quoted = shlex.quote(ref)
     at = f"--platform {platform} " if platform else ""
     build = f"docker buildx build {at}--load -t {quoted} ." if platform else f"docker build -t {quoted} ."
-    match inventory.image.method:
-        case "registry":
-            return Fix("pull it on that host", (f"docker pull {at}{quoted}",), host=host)
-        case "build":
-            return Fix("build it on that host, in the folder with the Dockerfile", (build,), host=host)
-        case _:
-            return Fix(
-                f"pull or build it on {host}, or send it from a machine that has it",
-                (f"docker pull {at}{quoted}", build, f"docker save {quoted} | gzip -1 | ssh {host} docker load"),
-                host=host,
-            )
+    if inventory.image.method == "registry":
+        return Fix("pull it on that host", (f"docker pull {at}{quoted}",), host=host)
+    if platform:
+        return Fix(
+            f"build it for {platform} on that host, in the folder with the Dockerfile, or name another image for it "
+            "under [image.variants] or as image of the host",
+            (build,),
+            host=host,
+        )
+    return Fix(
+        f"let it be brought: pulled, built or sent from a host that has it, as [image] says. By hand on {host}: "
+        f"`docker pull {quoted}` or `{build}`",
+        ("hetero-tui images cluster.toml --bring",),
+    )
 
 
 def image_finding(inventory: Inventory, facts: Facts, ref: str, image: ImageInfo | None) -> Finding:
@@ -80,13 +84,15 @@ def same_image_finding(inventory: Inventory, images: Mapping[str, ImageInfo]) ->
             evidence,
             Fix(
                 f"give {', '.join(others)} the image of {reference[0]}, or pull one digest everywhere (image@sha256:…)",
-                tuple(
-                    f"ssh {reference[0]} 'docker save {shlex.quote(ref)} | gzip -1' | ssh {host} docker load"
-                    for host in others
-                ),
+                tuple(_send(inventory, ref, reference[0], host) for host in others),
             ),
         )
     return ok("the same layers on all of them" if len(images) > 1 else "one host only", evidence)
+
+
+def _send(inventory: Inventory, ref: str, source: str, target: str) -> str:
+    save = over_ssh(inventory.host(source), f"docker save {shlex.quote(ref)} | gzip -1")
+    return f"{save} | {over_ssh(inventory.host(target), 'docker load')}"
 
 
 async def _same_image(context: CheckContext, hosts: tuple[str, ...]) -> Finding:

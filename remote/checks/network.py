@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from remote.checks import systems
-from remote.checks.addresses import is_address
+from remote.checks.addresses import INTERFACE, is_address
 from remote.checks.context import CheckContext
-from remote.checks.model import Check, Finding, Fix, Severity, each_host, fail, ok, skip, unknown, warn
+from remote.checks.devices import wants_gpu
+from remote.checks.model import Check, Finding, Fix, Severity, Verdict, each_host, fail, ok, skip, unknown, warn
+from remote.checks.network_firewall import FIREWALL_QUESTION, Firewall, read_firewall
+from remote.checks.network_paths import Target, explain, gloo_dials, path_fix, reached, translated, why_untried
 from remote.checks.network_report import LinkError, NetworkReport, PairLink, PortBind
 from remote.facts import Facts
 from remote.inventory import Inventory
 
 SLOW_LINK = 12.5e6
 """Bytes a second: 100 Mbit/s. simple_cnn moves 9.9 MB a step."""
+BLOCKED = frozenset({LinkError.REFUSED, LinkError.TIMEOUT, LinkError.UNREACHABLE})
+"""Ways to fail that a firewall may be behind."""
 PROBE_DEADLINE = 90.0
 """Seconds: the start of a container, the dialling window, the last transfer."""
 
@@ -79,126 +83,126 @@ async def _master_port(context: CheckContext, name: str) -> Finding:
     return master_port_finding(await context.facts(name), bind, listener)
 
 
-def explain(link: PairLink) -> str:
-    """Say in words how one connection failed."""
-    where = f"{link.target} at {link.address}:{link.port}"
-    match link.error:
-        case LinkError.REFUSED:
-            return f"{link.source} is refused by {where} in {link.seconds * 1e3:.0f} ms, though it listens: REJECT rule"
-        case LinkError.TIMEOUT:
-            return f"{link.source} gets no answer from {where}: DROP rule, or a wrong address"
-        case LinkError.UNREACHABLE:
-            return f"{link.source} has no way to {where} ({link.detail}): other network, or a REJECT rule"
-        case LinkError.NAME:
-            return f"{link.source} cannot resolve {link.address} ({link.detail})"
-        case LinkError.STRANGER:
-            return f"{link.source} reaches something else at {link.address}:{link.port} ({link.detail})"
-        case LinkError.STALLED | LinkError.CLOSED:
-            return f"{link.source} reaches {where}, then {link.detail}"
-        case None:
-            return f"{link.source} reaches {where}"
-
-
-def reached(link: PairLink) -> bool:
-    """Whether a connection came about, whatever became of the data on it."""
-    return link.error in {None, LinkError.STALLED, LinkError.CLOSED}
-
-
 def master_link_finding(
-    link: PairLink | None, master: Facts, source_address: str, port: int, why_untried: str
+    links: Sequence[PairLink], target: Target, ports: tuple[int, int], why: str, *, others: Sequence[PairLink] = ()
 ) -> Finding:
-    """Judge whether one worker reaches the rendezvous port."""
-    if link is None:
-        return unknown(f"not tried: {why_untried}")
-    if reached(link):
-        return ok(f"{(link.round_trip or 0) * 1e3:.1f} ms", explain(link))
-    return fail(explain(link), explain(link), _path_fix((link,), master, {link.source: source_address}, str(port)))
+    """Judge whether one worker reaches the rendezvous port and, where it listens, the membership port.
 
-
-def _path_fix(links: Sequence[PairLink], target: Facts, addresses: Mapping[str, str], ports: str) -> Fix:
-    """Mend the way into ``target``; ``addresses`` are those of the hosts that dialled."""
-    errors = {link.error for link in links}
-    if errors == {LinkError.NAME}:
-        return Fix("name an IP address instead of a host name as train_address or master_address in cluster.toml")
-    if LinkError.STRANGER in errors:
-        return Fix(
-            f"{links[0].address} leads to another machine or program: give {target.host} its own address as "
-            "train_address, and see whether something forwards the port"
-        )
-    fix = systems.open_ports(target, ports, tuple(addresses[link.source] for link in links))
-    if errors == {LinkError.UNREACHABLE}:
-        text = (
-            f"{fix.text}. If {links[0].address} answers nothing at all, the hosts are on different networks: guest "
-            "Wi-Fi, client isolation or another VLAN; put them on one, or join them by a VPN"
-        )
-        return replace(fix, text=text)
-    return fix
+    Args:
+        links: What the worker found, the rendezvous port first.
+        target: The master.
+        ports: Both ports.
+        why: Said where there is no link.
+        others: Links of other workers that failed: one fix lets all of them in.
+    """
+    if not links:
+        return unknown(f"not tried: {why}")
+    evidence = "\n".join(map(explain, links))
+    broken = [link for link in links if not reached(link)]
+    if not broken:
+        return ok(f"{(links[0].round_trip or 0) * 1e3:.1f} ms", evidence)
+    same = [link for link in others if link.error in {each.error for each in broken}]
+    fix = path_fix([*broken, *same], target, "-".join(map(str, ports)))
+    if target.seen_as:
+        fix = replace(fix, text=f"make a host that is not behind NAT the master. Else: {fix.text}")
+    return fail("; ".join(map(explain, broken)), evidence, fix)
 
 
 async def _master_reachable(context: CheckContext, hosts: tuple[str, ...]) -> Mapping[str, Finding]:
     report = context.report
     master = context.inventory.master.name
+    at_master = report.hosts.get(master)
+    findings: dict[str, Finding] = {}
     if len(context.host_names) == 1:
         return {host: skip("one host only") for host in hosts}
-    findings: dict[str, Finding] = {}
+    if at_master is None:
+        why = report.missing.get(master, "it could not be asked")
+        reason = skip(f"needs “{PROBE.title}” ({PROBE.id}), which did not run on {master}: {why}")
+        return {host: skip("this host is the master") if host == master else reason for host in hosts}
+    for need, broken in (
+        (MASTER_PORT, at_master.master_bind is not None and bool(at_master.master_bind.error)),
+        (INTERFACE, _failed(context, INTERFACE, master)),
+    ):
+        if broken:
+            reason = skip(f"needs “{need.title}” ({need.id}), which failed on {master}")
+            return dict.fromkeys(hosts, reason) | {master: skip("this host is the master")}
+
+    links = {
+        host: [link for link in (report.master_links.get(host), report.membership_links.get(host)) if link is not None]
+        for host in hosts
+    }
+    broken_links = [link for each in links.values() for link in each if not reached(link)]
+    target = await _target(context, master, broken_links)
+    port = context.inventory.cluster.port
     for host in hosts:
         if host == master:
             findings[host] = skip("this host is the master")
             continue
-        at_master = report.hosts.get(master)
-        if at_master is None:
-            findings[host] = unknown(f"not tried: {report.missing.get(master, f'{master} could not be asked')}")
-            continue
-        if at_master.master_bind is not None and at_master.master_bind.error:
-            findings[host] = skip(f"needs “Master port free” (master-port), which failed on {master}")
-            continue
-        facts = context.known_facts[master]
         why = why_untried(report, host, master)
-        address = await context.address(host)
-        link = report.master_links.get(host)
-        findings[host] = master_link_finding(link, facts, address, context.inventory.cluster.port, why)
+        findings[host] = master_link_finding(links[host], target, (port, port + 1), why, others=broken_links)
     return findings
 
 
-def why_untried(report: NetworkReport, source: str, target: str) -> str:
-    """Say why one host did not dial another."""
-    for host in (source, target):
-        if host in report.missing:
-            return f"the probe did not run on {host}: {report.missing[host]}"
-        if host not in report.hosts:
-            return f"{host} was not asked"
-    if not report.hosts[target].data_ports:
-        return f"{target} could not listen: {'; '.join(each.error for each in report.hosts[target].binds)}"
-    return f"the probes on {source} and {target} did not run at the same time"
+def _failed(context: CheckContext, check: Check, host: str) -> bool:
+    finding = context.findings.get((check.id, host))
+    return finding is not None and finding.verdict is Verdict.FAIL
+
+
+async def _target(context: CheckContext, host: str, broken: Sequence[PairLink]) -> Target:
+    """Gather what the way into a host depends on; its firewall is asked for only where a connection failed."""
+    address = await context.address(host)
+    firewall: Firewall | None = None
+    facts = context.known_facts[host]
+    if any(link.error in BLOCKED for link in broken) and facts.system == "Linux":
+        completed = await context.runner(host).run("exec /bin/sh -s", input=FIREWALL_QUESTION.encode(), timeout=15.0)
+        firewall = read_firewall(completed.stdout)
+    return Target(
+        facts=facts,
+        address=address,
+        sources={each: await context.address(each) for each in context.host_names if each in context.known_facts},
+        firewall=firewall,
+        seen_as=translated(context.report, host, address),
+    )
 
 
 def data_ports_finding(
-    inventory: Inventory,
-    target: Facts,
-    report: NetworkReport,
-    sources: Sequence[str],
-    addresses: Mapping[str, str],
+    inventory: Inventory, target: Target, report: NetworkReport, sources: Sequence[str], *, both_ways: bool
 ) -> Finding:
-    """Judge whether every other host reaches a listener on one of this host's data ports."""
-    links = {source: report.matrix.link(source, target.host) for source in sources}
+    """Judge whether every other host that will dial this one reaches a listener on one of its data ports.
+
+    Args:
+        inventory: The inventory.
+        target: The host that is dialled.
+        report: What the probes found.
+        sources: The other hosts that could be asked.
+        both_ways: Every rank may dial every other (NCCL); with Gloo only the higher address does.
+    """
+    host = target.facts.host
+    links = {source: report.matrix.link(source, host) for source in sources}
     tried = [link for link in links.values() if link is not None]
     evidence = "\n".join(explain(link) for link in tried)
     broken = [link for link in tried if not reached(link)]
+    needed = [link for link in broken if both_ways or gloo_dials(target.sources.get(link.source, ""), target.address)]
     if broken:
-        first, last = target.ephemeral_ports
+        first, last = target.facts.ephemeral_ports
         ports = inventory.network.port_range or f"{first}-{last}"
-        fix = _path_fix(broken, target, addresses, ports)
+        fix = path_fix(broken, target, ports)
         if not inventory.network.port_range and fix.needs_root:
             fix = replace(
                 fix,
-                text=f"{fix.text} (every rank listens on one port of the ephemeral range; to open fewer, set "
-                'port_range = "29900-29950" under [network] and narrow net.ipv4.ip_local_port_range to it everywhere)',
+                text=f"{fix.text} (every rank listens on one port of the ephemeral range; to open fewer, set port_range"
+                ' = "29900-29950" under [network], and its check says how it is kept)',
             )
-        return fail("; ".join(explain(link) for link in broken), evidence, fix)
+        reasons = "; ".join(explain(link) for link in broken)
+        if needed:
+            return fail(reasons, evidence, fix)
+        if target.seen_as:
+            return ok(f"behind NAT as {target.seen_as}, with the highest address: it dials, nobody dials it", evidence)
+        return warn(f"{reasons}; not needed as addresses are now, for the higher one dials", evidence, fix)
     untried = [source for source, link in links.items() if link is None]
     if untried:
-        reasons = dict.fromkeys(why_untried(report, source, target.host) for source in untried)
-        return unknown(f"not tried from {', '.join(untried)}: {'; '.join(reasons)}", evidence)
+        reasons = "; ".join(dict.fromkeys(why_untried(report, source, host) for source in untried))
+        return unknown(f"not tried from {', '.join(untried)}: {reasons}", evidence)
     silent = f"; not tried from {', '.join(report.missing)}" if report.missing else ""
     return ok(f"reached by {', '.join(sources)}{silent}", evidence)
 
@@ -207,15 +211,26 @@ async def _data_ports(context: CheckContext, hosts: tuple[str, ...]) -> Mapping[
     report = context.report
     if len(context.host_names) == 1:
         return {host: skip("one host only") for host in hosts}
+    both_ways = await _uses_nccl(context)
     findings: dict[str, Finding] = {}
     for host in hosts:
         sources = [each for each in context.host_names if each != host and each in report.hosts]
-        addresses = {each: await context.address(each) for each in sources}
         if not sources:
             findings[host] = unknown("no other host could be asked")
             continue
-        findings[host] = data_ports_finding(context.inventory, await context.facts(host), report, sources, addresses)
+        links = [link for source in sources if (link := report.matrix.link(source, host)) is not None]
+        target = await _target(context, host, [link for link in links if not reached(link)])
+        findings[host] = data_ports_finding(context.inventory, target, report, sources, both_ways=both_ways)
     return findings
+
+
+async def _uses_nccl(context: CheckContext) -> bool:
+    """Whether every rank may dial every other one."""
+    choice = context.inventory.cluster.backend
+    if choice != "auto":
+        return choice == "nccl"
+    known = context.known_facts
+    return all(wants_gpu(host, known[host.name]) for host in context.inventory.hosts if host.name in known)
 
 
 def packets_finding(host: Facts, links: Sequence[PairLink], payload: int) -> Finding:
@@ -236,7 +251,7 @@ def packets_finding(host: Facts, links: Sequence[PairLink], payload: int) -> Fin
                 safe=True,
             ),
         )
-    proven = [link for link in links if link.error is None]
+    proven = {frozenset((link.source, link.target)) for link in links if link.error is None}
     if not proven:
         return unknown("no connection to send data over", evidence)
     return ok(f"{payload / 1e6:.0f} MB there and back with {len(proven)} hosts", evidence)
@@ -245,7 +260,7 @@ def packets_finding(host: Facts, links: Sequence[PairLink], payload: int) -> Fin
 async def _packets(context: CheckContext, hosts: tuple[str, ...]) -> Mapping[str, Finding]:
     report = context.report
     return {
-        host: packets_finding(await context.facts(host), _into(report, host), context.timings.payload)
+        host: packets_finding(await context.facts(host), _with(report, host), context.timings.payload)
         if len(context.host_names) > 1
         else skip("one host only")
         for host in hosts
@@ -254,6 +269,11 @@ async def _packets(context: CheckContext, hosts: tuple[str, ...]) -> Mapping[str
 
 def _into(report: NetworkReport, host: str) -> list[PairLink]:
     return [link for (_, target), link in report.matrix.links.items() if target == host]
+
+
+def _with(report: NetworkReport, host: str) -> list[PairLink]:
+    """Links into and out of a host: over each of them data went both ways."""
+    return [link for pair, link in report.matrix.links.items() if host in pair]
 
 
 def seen_as_finding(host: str, address: str, links: Sequence[PairLink]) -> Finding:
@@ -266,11 +286,12 @@ def seen_as_finding(host: str, address: str, links: Sequence[PairLink]) -> Findi
     if not is_address(address) or not other:
         return ok(f"seen as {', '.join(sorted(set(seen.values())))}", evidence)
     return warn(
-        f"the others see {', '.join(other)}, not {address}: something translates addresses in between",
+        f"the others see {', '.join(other)}, not {address}: something translates addresses in between, so only "
+        "connections it makes itself are sure to work",
         evidence,
         Fix(
             "use direct addresses: bridge the virtual machine or the access point instead of NAT, or join the hosts by "
-            "a VPN and name its addresses as train_address",
+            "a VPN and name its addresses as train_address. As long as “Data ports” is ok, the run does without",
             host=host,
         ),
     )
@@ -308,7 +329,19 @@ def speed_finding(host: str, links: Sequence[PairLink]) -> Finding:
 async def _speed(context: CheckContext, hosts: tuple[str, ...]) -> Mapping[str, Finding]:
     report = context.report
     alone = len(context.host_names) == 1
-    return {host: skip("one host only") if alone else speed_finding(host, _into(report, host)) for host in hosts}
+    if alone:
+        return {host: skip("one host only") for host in hosts}
+    return {host: _speed_of(report, host) for host in hosts}
+
+
+def _speed_of(report: NetworkReport, host: str) -> Finding:
+    into = _into(report, host)
+    if any(link.sent_bytes_per_second for link in into):
+        return speed_finding(host, into)
+    # Nobody dials a host behind NAT, but what it received over its own connections came the same way.
+    own = [link for (source, _), link in report.matrix.links.items() if source == host]
+    turned = [replace(link, source=link.target, sent_bytes_per_second=link.received_bytes_per_second) for link in own]
+    return speed_finding(host, turned)
 
 
 PROBE = Check(
@@ -343,11 +376,14 @@ MASTER_REACHABLE = Check(
     codes=("PF-31", "PF-32", "PF-40"),
     severity=Severity.BLOCKS,
     scope="pair",
-    question="Does each worker reach a real listener on the master's port? Refused within milliseconds means REJECT, "
-    "silence means DROP. Ping is never asked: it proves nothing about TCP.",
-    remedy="Open the port in the master's firewall for the workers' addresses.",
+    question="Does each worker reach a real listener on the master's port, and on the next one, where ranks join and "
+    "leave? Refused within milliseconds means REJECT, silence means DROP. Ping is never asked: it proves nothing about "
+    "TCP.",
+    remedy="Open both ports in the master's firewall for the workers' addresses; the command is for the firewall that "
+    "was found there (ufw, firewalld, nftables, iptables).",
     probe=_master_reachable,
     needs=("probe",),
+    after=("interface", "master-port"),
 )
 DATA_PORTS = Check(
     id="data-ports",
@@ -356,10 +392,13 @@ DATA_PORTS = Check(
     severity=Severity.BLOCKS,
     scope="pair",
     question="Does every other host reach a real listener on a port of this host's ephemeral range (or of "
-    "`port_range`)? Every ordered pair is tried, all at once.",
-    remedy="Open the range in the firewall of the host that is dialled.",
+    "`port_range`)? Every ordered pair is tried, all at once. Of two ranks Gloo lets the one with the higher address "
+    "dial, so a direction it does not use only warns; with NCCL both count.",
+    remedy="Open the range in the firewall of the host that is dialled; the command is for the one that was found "
+    "there. One host behind NAT needs no inbound port if its address is the highest; several need published ports or "
+    "a VPN.",
     probe=_data_ports,
-    needs=("probe",),
+    needs=("probe", "interface"),
 )
 PACKETS = Check(
     id="full-packets",
@@ -371,7 +410,7 @@ PACKETS = Check(
     "form and hangs on the first gradient.",
     remedy="Lower the MTU at both ends.",
     probe=_packets,
-    needs=("data-ports",),
+    needs=("probe", "data-ports"),
 )
 SEEN_AS = Check(
     id="addresses-seen",
@@ -382,7 +421,7 @@ SEEN_AS = Check(
     question="Do the others see this host under the address they are told to dial?",
     remedy="Bridge instead of NAT, or a VPN with direct addresses.",
     probe=_seen_as,
-    needs=("data-ports",),
+    needs=("probe", "data-ports"),
 )
 SPEED = Check(
     id="link-speed",
@@ -393,6 +432,6 @@ SPEED = Check(
     question=f"Is every rate into this host above {SLOW_LINK * 8 / 1e6:.0f} Mbit/s while all pairs talk at once?",
     remedy="A cable; gradient compression; fewer hosts.",
     probe=_speed,
-    needs=("data-ports",),
+    needs=("probe", "full-packets"),
 )
 CHECKS = (MASTER_PORT, MASTER_REACHABLE, DATA_PORTS, PACKETS, SEEN_AS, SPEED)

@@ -13,6 +13,7 @@ from importlib.resources import files
 from typing import Any
 
 from remote.checks.context import CheckContext, told
+from remote.checks.model import Verdict
 from remote.checks.network_report import (
     HostReport,
     LinkError,
@@ -34,6 +35,7 @@ LEAST_WINDOW = 4.0
 IN_CONTAINER = "/hetero/probe.py"
 DATA = "data"
 MASTER = "master"
+MEMBERSHIP = "membership"
 Ports = Mapping[str, tuple[int, ...]]
 
 
@@ -153,10 +155,14 @@ async def find_place(context: CheckContext, name: str) -> Place:
     interface = await _interface(context, name)
     if host.runtime == "process":
         return Place(name, "host", address, interface, python=await context.python(name))
+    image = context.findings.get(("image", name))
     try:
-        if await context.image(name) is not None:
+        if image is not None and image.verdict is Verdict.FAIL:
+            reason = image.reason  # not there, or for another processor
+        elif await context.image(name) is not None:
             return Place(name, "container", address, interface, image=await context.image_ref(name))
-        reason = "the image is not on the host"
+        else:
+            reason = "the image is not on the host"
     except RemoteError as error:
         reason = told(error)
     if not facts.python:
@@ -177,7 +183,7 @@ def choose_ports(inventory: Inventory, facts: Mapping[str, Facts]) -> Ports:
     They lie in ``network.port_range``, else in the range from which the host's system gives Gloo its ports.
     """
     random = secrets.SystemRandom()
-    taken = {inventory.cluster.port}
+    taken = {inventory.cluster.port, inventory.cluster.port + 1}
     ports: dict[str, tuple[int, ...]] = {}
     for host, fact in facts.items():
         first, last = port_range(inventory.network.port_range) or fact.ephemeral_ports
@@ -207,16 +213,17 @@ def configuration(job: Job, place: Place, places: Sequence[Place], clock_offset:
     ]
     expect = [[each.host, DATA] for each in others]
     if is_master:
-        expect += [[each.host, MASTER] for each in others]
+        expect += [[each.host, kind] for each in others for kind in _master_kinds(job)]
     elif job.master is not None:
-        master = {"name": job.master.host, "kind": MASTER, "address": job.master.address, "ports": [job.master_port]}
-        peers.append(master)
+        master = {"name": job.master.host, "address": job.master.address}
+        peers += [{**master, "kind": kind, "ports": [port]} for kind, port in _master_kinds(job).items()]
     looked_up = others[:1] if is_master or job.master is None else [job.master]
     return {
         "name": place.host,
         "token": job.token,
         "ports": list(job.ports[place.host]),
         "master_port": job.master_port if is_master else 0,
+        "membership_port": _master_kinds(job).get(MEMBERSHIP, 0) if is_master else 0,
         "interface": place.interface,
         "reverse": looked_up[0].address if looked_up else "",
         "peers": peers,
@@ -226,6 +233,12 @@ def configuration(job: Job, place: Place, places: Sequence[Place], clock_offset:
         "patience": job.timings.lookup,
         **_durations(job.timings),
     }
+
+
+def _master_kinds(job: Job) -> dict[str, int]:
+    """The ports the master listens on besides its data port: the rendezvous, and where ranks join and leave."""
+    membership = {MEMBERSHIP: job.master_port + 1} if job.master_port < 65535 else {}
+    return {MASTER: job.master_port, **membership}
 
 
 def _durations(timings: ProbeTimings) -> dict[str, float | int]:
@@ -292,25 +305,26 @@ def build_report(
     by_host = {answer.place.host: answer for answer in answers}
     links: dict[tuple[str, str], PairLink] = {}
     master_links: dict[str, PairLink] = {}
+    membership_links: dict[str, PairLink] = {}
     for source in answers:
         for dialled in source.dialled:
             target = by_host.get(dialled.target)
             if target is None or not _overlap(source, target):
                 continue
-            bound = target.report.data_ports if dialled.kind == DATA else _master_ports(target.report)
-            link = pair_link(source.place, target.place, dialled, bound)
+            link = pair_link(source.place, target.place, dialled, _bound(target.report, dialled.kind))
             if link is None:
                 continue
             if dialled.kind == DATA:
                 links[link.source, link.target] = link
             else:
-                master_links[link.source] = link
+                (master_links if dialled.kind == MASTER else membership_links)[link.source] = link
     return NetworkReport(
         hosts={answer.place.host: answer.report for answer in answers},
         missing=dict(missing),
         matrix=PairMatrix(hosts, links),
         master_links=master_links,
         master_port=master_port,
+        membership_links=membership_links,
     )
 
 
@@ -319,8 +333,11 @@ def _overlap(source: Answer, target: Answer) -> bool:
     return target.started < source.ended
 
 
-def _master_ports(report: HostReport) -> tuple[int, ...]:
-    bind = report.master_bind
+def _bound(report: HostReport, kind: str) -> tuple[int, ...]:
+    """The ports of that kind the host really listened on."""
+    if kind == DATA:
+        return report.data_ports
+    bind = report.master_bind if kind == MASTER else report.membership_bind
     return (bind.port,) if bind is not None and not bind.error else ()
 
 
@@ -363,6 +380,7 @@ def host_report(place: Place, payload: Mapping[str, Any]) -> HostReport:
         data_ports=tuple(bind.port for bind in binds if not bind.error),
         binds=binds,
         master_bind=_bind(payload.get("master_bind")),
+        membership_bind=_bind(payload.get("membership_bind")),
         interface_addresses=_texts(payload.get("interface_addresses")),
         hostname=str(payload.get("hostname") or "")[:100],
         hostname_addresses=_texts(payload.get("hostname_addresses")),

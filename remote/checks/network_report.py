@@ -112,6 +112,8 @@ class HostReport:
     binds: tuple[PortBind, ...] = ()
     master_bind: PortBind | None = None
     """The rendezvous port; on the master only."""
+    membership_bind: PortBind | None = None
+    """The port after it, where ranks join and leave; on the master only."""
     interface_addresses: tuple[str, ...] | None = None
     """IPv4 addresses of the interface the ranks will use; None when there is no such interface."""
     hostname: str = ""
@@ -140,3 +142,5 @@ class NetworkReport:
     master_links: Mapping[str, PairLink]
     """Rendezvous port, by the host that dialled."""
     master_port: int = 0
+    membership_links: Mapping[str, PairLink] = field(default_factory=dict)
+    """The port after the rendezvous port, where ranks join and leave, by the host that dialled."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import shlex
 from collections.abc import Mapping
 
@@ -21,6 +22,7 @@ from remote.checks.model import (
     whole_cluster,
 )
 from remote.checks.platforms import platform_finding, shell_finding
+from remote.checks.shared import destination
 from remote.errors import CommandFailed, ConnectError, HostKeyChanged, HostKeyUnknown, HostUnreachable, LoginRefused
 from remote.facts import Facts
 from remote.inventory import Host
@@ -32,7 +34,7 @@ ARCHITECTURES = ("x86_64", "amd64", "aarch64", "arm64")
 
 def connection_finding(host: Host, error: ConnectError) -> Finding:
     """Say why there is no connection, and what mends it."""
-    destination = f"{host.user}@{host.address or host.name}" if host.user else host.address or host.name
+    where = destination(host)
     port = f" -p {host.port}" if host.port else ""
     match error:
         case HostKeyUnknown():
@@ -53,14 +55,14 @@ def connection_finding(host: Host, error: ConnectError) -> Finding:
                     error.next_step
                     or "find out why before anything else; if the host was installed anew, remove the "
                     "old key on this machine and connect again",
-                    (f"ssh-keygen -R {host.address or host.name}",),
+                    tuple(re.findall(r"ssh-keygen -R .+$", error.next_step)),
                 ),
             )
         case LoginRefused():
             return fail(
                 f"login refused: {error.message}",
                 str(error),
-                Fix("put your public key on the host, from this machine", (f"ssh-copy-id{port} {destination}",)),
+                Fix("put your public key on the host, from this machine", (f"ssh-copy-id{port} {where}",)),
             )
         case HostUnreachable():
             return fail(
@@ -68,7 +70,7 @@ def connection_finding(host: Host, error: ConnectError) -> Finding:
                 str(error),
                 Fix(
                     error.next_step or "switch the host on, check address and port, and that its SSH server runs",
-                    (f"ssh -v{port} {destination} true",),
+                    (f"ssh -v{port} {where} true",),
                 ),
             )
         case _:

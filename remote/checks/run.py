@@ -197,10 +197,12 @@ async def _answer(run: _Run, unit: Unit) -> None:
         return
     finding = findings[CLUSTER]
     left_out = [host for host in obstacles if host not in free and _blocked(run, unit.check, host)]
-    if left_out and finding.verdict in MET:
-        finding = replace(
-            finding, verdict=Verdict.UNKNOWN, reason=f"{finding.reason}; not looked at: {', '.join(left_out)}"
-        )
+    if left_out and finding.verdict is not Verdict.FAIL:
+        # What stands in the way has its own red cell; here it is named, with what is known of the others.
+        why = obstacles[left_out[0]]
+        assert why is not None
+        finding = skip(f"{why.reason} ({', '.join(left_out)} not looked at; the others: {finding.reason})")
+        run.in_the_way.add((unit.check.id, CLUSTER))
     _tell(run, unit.check, CLUSTER, finding, seconds)
 
 

@@ -1,13 +1,30 @@
-"""A value that several checks want at the same time is found out once."""
+"""What several checks do alike: find a value out once, reach a host from this machine by hand, judge facts."""
 
 from __future__ import annotations
 
 import asyncio
+import shlex
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
 
+from remote.inventory import Host
+
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
+
+
+def destination(host: Host) -> str:
+    """Return what ``ssh`` and ``rsync`` call the host: ``user@address``, or its alias in ``~/.ssh/config``."""
+    return f"{host.user}@{host.ssh_address}" if host.user else host.ssh_address
+
+
+def over_ssh(host: Host, command: str) -> str:
+    """Return a shell line that runs ``command`` on the host, typed on this machine."""
+    if host.is_local:
+        return command
+    port = f" -p {host.port}" if host.port else ""
+    jump = f" -J {shlex.quote(host.jump_host)}" if host.jump_host else ""
+    return f"ssh{port}{jump} {shlex.quote(destination(host))} {shlex.quote(command)}"
 
 
 class Shared(Generic[K, V]):

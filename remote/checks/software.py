@@ -228,6 +228,10 @@ async def _same_software(context: CheckContext, hosts: tuple[str, ...]) -> Findi
     finding = same_software_finding(known)
     silent = [name for name in hosts if name not in known]
     if silent and finding.verdict in {"ok", "warn"}:
+        for name in silent:
+            which = PYTHON if context.host(name).runtime == "process" else IMAGE_PYTHON
+            if (which.id, name) in context.findings:
+                return skip(f"needs “{which.title}” ({which.id}), which is not ok on {name}; {finding.reason}")
         return unknown(f"{finding.reason}; not known of {', '.join(silent)}", finding.evidence)
     return finding
 

@@ -244,6 +244,8 @@ class Dialler:
         except socket.gaierror as error:
             return {"error": "name", "detail": str(error)}
         except socket.timeout:
+            if is_silent_neighbour(self.peer["address"]):
+                return {"error": "unreachable", "detail": "nobody on this network answers to that address"}
             return {"error": "timeout", "detail": "no answer within {:g} s".format(self.config["connect"])}
         except ConnectionRefusedError as error:
             return {"error": "refused", "detail": str(error)}
@@ -344,6 +346,19 @@ def interface_addresses(name: str) -> Optional[List[str]]:
     return [socket.inet_ntoa(packed[20:24])]
 
 
+def is_silent_neighbour(address: str) -> bool:
+    """Return whether Linux has asked this network for an address and got no answer (/proc/net/arp, flags 0).
+
+    The kernel itself says so after three seconds only, which is longer than an attempt lasts.
+    """
+    try:
+        with open("/proc/net/arp") as table:
+            rows = [line.split() for line in table]
+    except OSError:
+        return False
+    return any(row[0] == address and row[2] == "0x0" for row in rows[1:] if len(row) > 2)
+
+
 def own_addresses() -> List[Any]:
     """Return what the own host name resolves to."""
     found = socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET, socket.SOCK_STREAM)
@@ -394,6 +409,7 @@ def main() -> None:
         if not binds[-1]["error"]:
             break
     master_bind = listener.bind(config["master_port"]) if config["master_port"] else None
+    membership_bind = listener.bind(config["membership_port"]) if config["membership_port"] else None
 
     reverse = Timed(lambda: list(socket.gethostbyaddr(config["reverse"]))) if config["reverse"] else None
     names = Timed(own_addresses)
@@ -418,6 +434,7 @@ def main() -> None:
         "ended": time.time(),
         "binds": binds,
         "master_bind": master_bind,
+        "membership_bind": membership_bind,
         "interface_addresses": interface_addresses(config["interface"]) if config["interface"] else None,
         "hostname": socket.gethostname(),
         "hostname_addresses": names.result,

@@ -21,7 +21,8 @@ nft:nftables
 faketime:faketime
 docker-compose:docker-compose
 sudo:sudo
-rsync:rsync'
+rsync:rsync
+ethtool:ethtool'
 
 PATH="$PATH:/usr/sbin:/sbin"
 packages=''

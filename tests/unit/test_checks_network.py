@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, strategies
 
 from remote.checks.addresses import ephemeral_finding, interface_finding, lookup_finding
-from remote.checks.model import Verdict
+from remote.checks.model import Finding, Verdict
 from remote.checks.network import (
     data_ports_finding,
     master_link_finding,
@@ -20,6 +20,8 @@ from remote.checks.network import (
     seen_as_finding,
     speed_finding,
 )
+from remote.checks.network_firewall import Firewall, read_firewall
+from remote.checks.network_paths import Target, gloo_dials
 from remote.checks.network_probe import (
     Answer,
     Job,
@@ -90,9 +92,9 @@ def test_a_range_with_room_for_one_each_is_shared_out() -> None:
     assert all(len(ports) == 1 for ports in choose_ports(inventory, dict.fromkeys("abc", FACTS)).values())
 
 
-def test_the_master_port_is_never_a_data_port() -> None:
-    inventory = INVENTORY.model_copy(update={"network": Network(port_range="29500-29501")})
-    assert choose_ports(inventory, {"a": FACTS})["a"] == (29501,)
+def test_the_master_s_two_ports_are_never_data_ports() -> None:
+    inventory = INVENTORY.model_copy(update={"network": Network(port_range="29500-29502")})
+    assert set(choose_ports(inventory, {"a": FACTS})["a"]) == {29502}
 
 
 def test_ephemeral_ports_come_from_the_hosts_own_range() -> None:
@@ -111,10 +113,11 @@ def test_configurations_agree_with_each_other() -> None:
     configs = {place.host: configuration(job, place, PLACES, 5.0) for place in PLACES}
     assert configs["a"]["until"] == 1005.0, "on the host's own clock"
     assert [config["master_port"] for config in configs.values()] == [29500, 0, 0]
+    assert [config["membership_port"] for config in configs.values()] == [29501, 0, 0]
     for host, config in configs.items():
         for peer in config["peers"]:
             assert [host, peer["kind"]] in configs[peer["name"]]["expect"]
-    assert [peer["kind"] for peer in configs["b"]["peers"]] == ["data", "data", "master"]
+    assert [peer["kind"] for peer in configs["b"]["peers"]] == ["data", "data", "master", "membership"]
 
 
 def answer(host: str, *, at: float = 100.0, **changes: Any) -> Answer:
@@ -297,30 +300,35 @@ def broken(error: LinkError, source: str = "b", detail: str = "said so") -> Pair
     ],
 )
 def test_master_links(link: PairLink | None, verdict: Verdict, words: str) -> None:
-    finding = master_link_finding(link, FACTS, "10.0.0.2", 29500, "because")
+    finding = master_link_finding([link] if link else [], TARGET, (29500, 29501), "because")
     assert finding.verdict is verdict
     assert words in finding.reason
 
 
 def test_the_fix_opens_the_master_port_for_the_one_who_cannot_reach_it() -> None:
-    finding = master_link_finding(broken(LinkError.TIMEOUT), FACTS, "10.0.0.2", 29500, "")
+    finding = master_link_finding([broken(LinkError.TIMEOUT)], TARGET, (29500, 29501), "")
     assert finding.fix is not None
-    assert finding.fix.commands == ("sudo ufw allow proto tcp from 10.0.0.2 to any port 29500",)
+    assert finding.fix.commands == ("sudo ufw allow proto tcp from 10.0.0.2 to any port 29500:29501",)
     assert finding.fix.host == "a"
 
 
 ADDRESSES = {"b": "10.0.0.2", "c": "10.0.0.3"}
+TARGET = Target(FACTS, "10.0.0.1", ADDRESSES)
+
+
+def judged(found: NetworkReport, *sources: str, target: Target = TARGET, both_ways: bool = False) -> Finding:
+    return data_ports_finding(INVENTORY, target, found, sources, both_ways=both_ways)
 
 
 def test_data_ports_that_everybody_reaches_are_ok() -> None:
-    finding = data_ports_finding(INVENTORY, FACTS, report(LINK, replace(LINK, source="c")), ("b", "c"), ADDRESSES)
+    finding = judged(report(LINK, replace(LINK, source="c")), "b", "c")
     assert finding.verdict is Verdict.OK
     assert finding.reason == "reached by b, c"
 
 
 def test_one_closed_direction_names_both_ends_and_opens_the_range_for_that_source() -> None:
     found = report(LINK, broken(LinkError.TIMEOUT, "c"))
-    finding = data_ports_finding(INVENTORY, FACTS, found, ("b", "c"), ADDRESSES)
+    finding = judged(found, "b", "c")
     assert finding.verdict is Verdict.FAIL
     assert finding.reason == "c gets no answer from a at 10.0.0.1:40001: DROP rule, or a wrong address"
     assert finding.fix is not None
@@ -329,20 +337,103 @@ def test_one_closed_direction_names_both_ends_and_opens_the_range_for_that_sourc
 
 
 def test_other_networks_are_named_when_everything_is_unreachable() -> None:
-    finding = data_ports_finding(INVENTORY, FACTS, report(broken(LinkError.UNREACHABLE)), ("b",), ADDRESSES)
+    finding = judged(report(broken(LinkError.UNREACHABLE)), "b")
     assert finding.fix is not None
     assert "guest Wi-Fi" in finding.fix.text
 
 
+HIGH = replace(TARGET, address="198.19.3.2", seen_as="10.0.0.9")
+
+
+@pytest.mark.parametrize(
+    ("target", "both_ways", "verdict", "words"),
+    [
+        (TARGET, False, Verdict.FAIL, "DROP"),
+        (replace(TARGET, address="10.0.0.200"), False, Verdict.WARN, "not needed"),
+        (replace(TARGET, address="10.0.0.200"), True, Verdict.FAIL, "DROP"),
+        (HIGH, False, Verdict.OK, "nobody dials it"),
+        (replace(HIGH, address="10.0.0.1"), False, Verdict.FAIL, "DROP"),
+    ],
+)
+def test_only_the_higher_address_has_to_reach_the_lower(
+    target: Target, both_ways: bool, verdict: Verdict, words: str
+) -> None:
+    finding = judged(report(broken(LinkError.TIMEOUT)), "b", target=target, both_ways=both_ways)
+    assert (finding.verdict, words in finding.reason) == (verdict, True)
+
+
+def test_who_dials() -> None:
+    assert gloo_dials("10.0.0.10", "10.0.0.9")
+    assert not gloo_dials("10.77.0.3", "198.19.3.2")
+    assert gloo_dials("b.local", "10.0.0.9")
+
+
+@pytest.mark.parametrize("error", [LinkError.TIMEOUT, LinkError.REFUSED])
+def test_the_way_behind_nat_is_told_with_its_recipes(error: LinkError) -> None:
+    finding = judged(report(broken(error)), "b", target=replace(TARGET, seen_as="10.0.0.9"))
+    assert finding.fix is not None
+    assert "198.19.0.0/16" in finding.fix.text
+    assert finding.fix.commands == ()
+
+
+RULESET = """\
+has nft
+has iptables
+table inet mine {
+\tchain incoming {
+\t\ttype filter hook input priority filter; policy drop;
+\t\tiifname "lo" accept
+\t}
+\tchain out {
+\t\ttype filter hook output priority filter; policy drop;
+\t}
+}
+table ip filter {
+\tchain INPUT {
+\t\ttype filter hook input priority filter; policy accept;
+\t\ttcp dport 1 counter packets 0 bytes 0 drop
+\t}
+}
+-P INPUT ACCEPT
+-A INPUT -p tcp -m tcp --dport 1 -j DROP
+end
+"""
+
+
+def opened(reply: str, **facts: Any) -> tuple[str, ...]:
+    target = replace(TARGET, facts=replace(FACTS, firewalls=(), **facts), firewall=read_firewall(reply))
+    finding = judged(report(broken(LinkError.TIMEOUT)), "b", target=target)
+    assert finding.fix is not None
+    return finding.fix.commands
+
+
+def test_the_fix_is_for_the_firewalls_that_close_the_port() -> None:
+    accept = "ip saddr 10.0.0.2 tcp dport 32768-60999 accept"
+    rule = 'rule family="ipv4" source address="10.0.0.2" port port="32768-60999" protocol="tcp" accept'
+    by_iptables = "sudo iptables -I INPUT -p tcp -s 10.0.0.2 --dport 32768:60999 -j ACCEPT"
+    assert opened(RULESET) == (f"sudo nft insert rule inet mine incoming {accept}", by_iptables)
+    assert opened("on ufw\n" + RULESET) == ("sudo ufw allow proto tcp from 10.0.0.2 to any port 32768:60999",)
+    assert opened("on firewalld\nhas nft\nend\n") == (
+        f"sudo firewall-cmd --permanent --add-rich-rule='{rule}'",
+        "sudo firewall-cmd --reload",
+    )
+    assert opened("has iptables\nclosed\nend\n") == (by_iptables,), "the best guess, with the way to be sure"
+    assert opened("has nft\nend\n") == ("sudo nft list ruleset || sudo iptables -S",), "nothing on the host itself"
+
+
+def test_a_reply_that_makes_no_sense_blames_no_firewall() -> None:
+    assert read_firewall("motd\n\x1b[31m") == Firewall(evidence="motd\n\x1b[31m")
+
+
 def test_a_pair_that_was_not_tried_is_unknown_with_the_reason() -> None:
-    finding = data_ports_finding(INVENTORY, FACTS, report(LINK), ("b", "c"), ADDRESSES)
+    finding = judged(report(LINK), "b", "c")
     assert finding.verdict is Verdict.UNKNOWN
     assert "did not run at the same time" in finding.reason
 
 
 def test_a_stall_is_not_a_closed_port_but_a_packet_that_is_too_big() -> None:
     stalled = broken(LinkError.STALLED, detail="0 of 1048576 bytes arrived in time")
-    assert data_ports_finding(INVENTORY, FACTS, report(stalled), ("b",), ADDRESSES).verdict is Verdict.OK
+    assert judged(report(stalled), "b").verdict is Verdict.OK
     finding = packets_finding(replace(FACTS, mtu=1500), [stalled], 1 << 20)
     assert finding.verdict is Verdict.FAIL
     assert finding.fix is not None

@@ -41,7 +41,9 @@ LINUX = Facts(
 )
 GPU = Gpu(0, "RTX 4090", "GPU-1", 24 * GIB, "570.1", "8.9")
 HOST = Host(name="pc1", address="10.0.0.5", user="ada")
-INVENTORY = Inventory(cluster=Cluster(name="c"), image=Image(ref="img:1"), hosts=(HOST, Host(name="pc2")))
+INVENTORY = Inventory(
+    cluster=Cluster(name="c"), image=Image(ref="img:1"), hosts=(HOST, Host(name="pc2"), Host(name="pc3", port=2222))
+)
 
 
 def commands(finding: Finding) -> str:
@@ -57,7 +59,11 @@ def commands(finding: Finding) -> str:
             "SHA256:abc",
             "ssh-keygen -lf",
         ),
-        (HostKeyChanged("key differs", host="pc1"), "changed", "ssh-keygen -R 10.0.0.5"),
+        (
+            HostKeyChanged("differs", host="pc1", next_step="compare: ssh-keygen -R '[10.0.0.5]:23' -f '/x'"),
+            "changed",
+            "ssh-keygen -R '[10.0.0.5]:23' -f '/x'",
+        ),
         (LoginRefused("no key accepted", host="pc1"), "login refused", "ssh-copy-id ada@10.0.0.5"),
         (HostUnreachable("no answer", host="pc1"), "not reachable", "ssh -v ada@10.0.0.5 true"),
     ],
@@ -312,7 +318,10 @@ def test_same_image_names_who_differs_from_the_master() -> None:
     finding = same_image_finding(INVENTORY, {"pc1": image(), "pc2": image("sha256:2"), "pc3": image("sha256:2")})
     assert finding.verdict is Verdict.FAIL
     assert "not the same on pc2, pc3 as on pc1" in finding.reason
-    assert "docker save" in commands(finding)
+    assert commands(finding).splitlines() == [
+        "ssh ada@10.0.0.5 'docker save img:1 | gzip -1' | ssh pc2 'docker load'",
+        "ssh ada@10.0.0.5 'docker save img:1 | gzip -1' | ssh -p 2222 pc3 'docker load'",
+    ]
 
 
 def test_images_of_other_variants_and_processors_are_not_compared() -> None:

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from remote.checks.model import Finding, Fix, Verdict
+from remote.known_hosts import KnownHosts
 from tests.rig.clusters import cluster_toml
 from tests.rig.faults.bench import QUICK, Bench, Checklist
 
@@ -56,6 +57,8 @@ class Fault:
     """Holds the fault for as long as it is open, unless the fix has ended it before."""
     text: Text = healthy_text
     """``cluster.toml`` with the fault in it, where it lies there."""
+    known_hosts: Callable[[Bench], KnownHosts] | None = None
+    """The person's known_hosts, where the fault is about them."""
     check: str
     """The only check that may turn red."""
     at: tuple[str, ...]

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
-from remote.checks.model import Fix, Verdict
-from tests.rig.clusters import cluster_toml
+from remote.checks.model import Fix
 from tests.rig.faults.bench import Bench
 from tests.rig.faults.model import Case, Fault
 
@@ -36,6 +35,7 @@ def isolated_workers(bench: Bench) -> Iterator[None]:
     workers = (bench.host("h2"), bench.host("h3"))
     for host in workers:
         host.isolate(isolated=True)
+        host.run("ip", "neighbour", "flush", "dev", "eth0")
     try:
         yield
     finally:
@@ -52,25 +52,28 @@ async def put_in_one_network(case: Case, _: Fix) -> None:
 def black_hole(bench: Bench) -> Iterator[None]:
     """Lose every packet of more than 1280 bytes on its way into h1, without a word, as a tunnel in between does."""
     host = bench.host("h1")
-    host.iptables("-A", "INPUT", "-i", "eth0", "-m", "length", "--length", "1281:65535", "-j", "DROP")
+    for name in ("h2", "h3"):  # not this machine's packets: its own SSH would stall too
+        rule = ("-s", bench.host(name).address, "-m", "length", "--length", "1281:65535", "-j", "DROP")
+        host.iptables("-A", "INPUT", *rule)
     # Packets of one segment each, as on a real wire: the kernel's own big ones would hide what goes over it.
     for each in bench.rig.hosts:
-        each.run("ip", "link", "set", "dev", "eth0", "gso_max_segs", "1")
+        each.run("ethtool", "-K", "eth0", "tso", "off", "gso", "off", "gro", "off")
     try:
         yield
     finally:
         host.iptables("--flush")
         for each in bench.rig.hosts:
-            each.run("ip", "link", "set", "dev", "eth0", "mtu", "1500", "gso_max_segs", "65535")
+            each.run("ip", "link", "set", "dev", "eth0", "mtu", "1500")
+            each.run("ethtool", "-K", "eth0", "tso", "on", "gso", "on", "gro", "on")
 
 
 @contextmanager
 def nftables(bench: Bench) -> Iterator[None]:
-    """Close h1 with a ruleset of its own, as /etc/nftables.conf does on Debian."""
+    """Close h1 with a ruleset of its own, as /etc/nftables.conf does on Debian; the master's ports alone are open."""
     host = bench.host("h1")
     rules = (
         "table inet filter { chain input { type filter hook input priority filter; policy drop; "
-        'iifname "lo" accept; ct state established,related accept; tcp dport 22 accept; } }'
+        'iifname "lo" accept; ct state established,related accept; tcp dport { 22, 29500, 29501 } accept; }; }'
     )
     host.run("nft", "-f", "-", input=rules)
     try:
@@ -82,7 +85,8 @@ def nftables(bench: Bench) -> Iterator[None]:
 @contextmanager
 def ufw(bench: Bench) -> Iterator[None]:
     host = bench.host("h1")
-    host.run("ufw", "allow", "22/tcp")
+    for ports in ("22", "29500:29501"):
+        host.run("ufw", "allow", f"{ports}/tcp")
     host.run("ufw", "--force", "enable")
     try:
         yield

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from remote.checks.model import Verdict
+from remote.checks.model import Fix, Verdict
 from tests.rig.clusters import write_cluster
 from tests.rig.faults.bench import EVERYTHING, Bench, Checklist
 from tests.rig.faults.model import Case, Fault, fix_words, healthy_text
@@ -28,11 +28,14 @@ async def test_five_healthy_runs_in_a_row_raise_no_alarm(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
-async def test_a_fault_is_one_red_check_and_its_fix_mends_it(bench: Bench, fault: Fault) -> None:
+async def test_a_fault_is_one_red_check_and_its_fix_mends_it(
+    bench: Bench, fault: Fault, idle: frozenset[tuple[str, str]]
+) -> None:
     text = fault.text(bench)
     write_cluster(bench.folder, text)
-    places = {(fault.check, host) for host in fault.at}
-    case = Case(bench, Checklist(text), text)
+    places = [(fault.check, host) for host in fault.at]
+    known_hosts = fault.known_hosts(bench) if fault.known_hosts else None
+    case = Case(bench, Checklist(text, known_hosts), text)
     try:
         with fault.inject(bench):
             await case.checklist.connect()
@@ -41,17 +44,24 @@ async def test_a_fault_is_one_red_check_and_its_fix_mends_it(bench: Bench, fault
             reds, warns = found.with_verdict(*RED), found.with_verdict(Verdict.WARN)
             assert set(found.with_verdict(Verdict.UNKNOWN)) == set(), reds
             if fault.verdict is Verdict.FAIL:
-                assert set(reds) == places, (reds, warns)
+                assert set(reds) == set(places), (reds, warns)
                 assert set(warns) <= fault.also_warns, warns
             else:
-                assert (reds, places - set(warns)) == ({}, set()), (reds, warns)
-                assert set(warns) <= places | fault.also_warns, warns
-            finding = found.results[fault.check, fault.at[0]]
-            assert fault.reason in finding.reason
-            assert finding.fix is not None
-            assert fault.fix in fix_words(finding)
+                assert (reds, set(places) - set(warns)) == ({}, set()), (reds, warns)
+                assert set(warns) <= set(places) | fault.also_warns, warns
+            consequences = found.with_verdict(Verdict.SKIP).items()
+            assert [each for each in consequences if each[0] not in idle and not each[1].startswith("needs “")] == []
+            fixes: list[Fix] = []
+            for place in places:
+                finding = found.results[place]
+                assert fault.reason in finding.reason
+                assert finding.fix is not None
+                assert fault.fix in fix_words(finding)
+                if finding.fix not in fixes:
+                    fixes.append(finding.fix)
 
-            await fault.repair(case, finding.fix)
+            for fix in fixes:
+                await fault.repair(case, fix)
             await case.checklist.run(fault.check)
             left = {place: case.checklist.results[place] for place in places}
             assert {place: each.reason for place, each in left.items() if each.verdict is not Verdict.OK} == {}
