@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from cyclopts import App, CycloptsError, Group, Parameter
 
-from hetero_tui import __version__, exit_codes
+from hetero_tui import __version__, cli_runs, cli_setup, exit_codes
+from hetero_tui.cli_options import (
+    DEFAULT_EXPERIMENTS,
+    Ascii,
+    AsJson,
+    ClusterFile,
+    Experiments,
+    Resume,
+    RunId,
+)
+from hetero_tui.cli_options import run_coroutine as _run
 
 HELP = """\
 Train one PyTorch model on all the unlike machines you own.
@@ -25,20 +33,6 @@ Exit codes: 0 all well · 1 something failed · 2 a mistake in the call or in cl
 app = App(name="hetero-tui", help=HELP, help_format="markdown", version=f"hetero-tui {__version__}")
 app["--help"].group = app["--version"].group = Group("Help", sort_key=9)
 
-ClusterFile = Annotated[Path, Parameter(name="cluster", help="Your cluster.toml.")]
-AsJson = Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON document on standard output.")]
-Experiments = Annotated[Path, Parameter(help="Folder on this machine where runs are kept.")]
-Resume = Annotated[
-    list[str] | None,
-    Parameter(
-        consume_multiple=(0, 1),
-        negative="",
-        help="Go on from the newest good checkpoint of this run; of the newest run that has one when none is named.",
-    ),
-]
-RunId = Annotated[str, Parameter(help="Which run; the newest when left out.")]
-DEFAULT_EXPERIMENTS = Path("experiments")
-
 
 @app.default
 def open_app(
@@ -46,7 +40,7 @@ def open_app(
     /,
     *,
     readonly: Annotated[bool, Parameter(negative="", help="Look only: nothing can be started or stopped.")] = False,
-    ascii: Annotated[bool, Parameter(negative="", help="Plain ASCII instead of box and braille characters.")] = False,
+    ascii: Ascii = False,
     experiments: Experiments = DEFAULT_EXPERIMENTS,
 ) -> int:
     """Open the app on CLUSTER (default): checklist, launch, live monitor. Quitting leaves training running."""
@@ -205,13 +199,16 @@ def demo(
     headless: Annotated[
         bool | None, Parameter(help="Without a screen; the default where there is no terminal.")
     ] = None,
-    ascii: Annotated[bool, Parameter(negative="", help="Plain ASCII instead of box and braille characters.")] = False,
+    ascii: Ascii = False,
+    experiments: Experiments = DEFAULT_EXPERIMENTS,
 ) -> int:
     """Train on three embedded hosts of different speed (simulated) on this machine: no Docker, no SSH daemon."""
     from hetero_tui import demo as demo_command
 
     without_screen = not (sys.stdin.isatty() and sys.stdout.isatty()) if headless is None else headless
-    return demo_command.run(without_screen=without_screen or json, as_json=json, ascii_only=ascii)
+    return demo_command.run(
+        without_screen=without_screen or json, as_json=json, ascii_only=ascii, experiments=experiments
+    )
 
 
 @app.command
@@ -232,20 +229,8 @@ def shares(
     return exit_codes.OK
 
 
-@app.command
-def schema() -> int:
-    """Print the JSON schema of cluster.toml for editors."""
-    from remote.inventory import json_schema
-
-    print(json_schema())
-    return exit_codes.OK
-
-
-def _run(command: Coroutine[Any, Any, int]) -> int:
-    try:
-        return asyncio.run(command)
-    except KeyboardInterrupt:
-        return exit_codes.INTERRUPTED
+for command in (*cli_runs.COMMANDS, *cli_setup.COMMANDS):
+    app.command(command)
 
 
 def _file_first(words: Sequence[str]) -> list[str]:

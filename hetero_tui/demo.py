@@ -28,8 +28,8 @@ HEADLESS_EPOCHS: Final = 3
 """About half a minute: enough to see the loss fall and the shares settle. The file's own size is for the screen."""
 
 
-def run(*, without_screen: bool, as_json: bool, ascii_only: bool) -> int:
-    """Run the demo and return its exit code.
+def run(*, without_screen: bool, as_json: bool, ascii_only: bool, experiments: Path) -> int:
+    """Run the demo and return its exit code. The hosts go with it; the run is kept below ``experiments``.
 
     Raises:
         UserError: the trainer is not installed in this environment.
@@ -40,38 +40,43 @@ def run(*, without_screen: bool, as_json: bool, ascii_only: bool) -> int:
             next_step="pip install 'hetero-tui[trainer]', or `make demo` in a clone",
         )
     if without_screen:
-        return asyncio.run(_headless(as_json=as_json))
-    return asyncio.run(_on_screen(ascii_only=ascii_only))
+        return asyncio.run(_headless(experiments, as_json=as_json))
+    return asyncio.run(_on_screen(experiments, ascii_only=ascii_only))
 
 
-async def _headless(*, as_json: bool) -> int:
-    async with demo_session(epochs=HEADLESS_EPOCHS, samples=HEADLESS_SAMPLES) as session:
+async def _headless(experiments: Path, *, as_json: bool) -> int:
+    async with demo_session(experiments, epochs=HEADLESS_EPOCHS, samples=HEADLESS_SAMPLES) as session:
         await session.connect(headless.ask_host_key)
         if not await headless.run_checklist(session):
             return headless.refuse(session)
         return await headless.launch_and_follow(session, as_json=as_json)
 
 
-async def _on_screen(*, ascii_only: bool) -> int:
+async def _on_screen(experiments: Path, *, ascii_only: bool) -> int:
     from hetero_tui.app import HeteroApp
 
-    async with demo_session() as session:
+    async with demo_session(experiments) as session:
         app = HeteroApp(session, auto_launch=True, run_ends_with_app=True, ascii_only=ascii_only)
         await app.run_async()
-        return exit_codes.FAILED if app.return_code else exit_codes.OK
+        run_id = session.run_id
+    if run_id:
+        print(f"`hetero-tui replay {run_id}` plays the run again; `hetero-tui report {run_id}` writes a page about it.")
+    return exit_codes.FAILED if app.return_code else exit_codes.OK
 
 
 @asynccontextmanager
-async def demo_session(**training: int) -> AsyncIterator[ClusterSession]:
+async def demo_session(experiments: Path | None = None, **training: int) -> AsyncIterator[ClusterSession]:
     """Bring up the embedded hosts and a session on them; leaving ends the run and takes the hosts down.
 
-    ``training`` overrides keys of the file's ``[training]`` section.
+    The run is kept below ``experiments``, and nowhere when that is left out. ``training`` overrides keys of the file's
+    ``[training]`` section.
     """
     template = _template()
     hosts = [EmbeddedHost(host.name) for host in template.hosts]
     with tempfile.TemporaryDirectory(prefix="hetero-demo-") as folder:
         async with embedded_hosts(hosts, folder=Path(folder)) as cluster:
-            session = ClusterSession(_on_embedded_hosts(template, cluster, training), experiments=Path(folder) / "runs")
+            inventory = _on_embedded_hosts(template, cluster, training)
+            session = ClusterSession(inventory, experiments=experiments or Path(folder) / "runs")
             try:
                 yield session
             finally:

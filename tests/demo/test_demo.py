@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 
 from benchmarks.terminal import Terminal
+from remote.run_dir import RunDir
 
 pytestmark = pytest.mark.slow
 
 
-def test_without_a_terminal_it_trains_and_prints_throughput_and_balance() -> None:
+def test_without_a_terminal_it_trains_and_prints_throughput_and_balance(tmp_path: Path) -> None:
     answer = subprocess.run(
-        [sys.executable, "-m", "hetero_tui", "demo"],
+        [sys.executable, "-m", "hetero_tui", "demo", "--experiments", str(tmp_path)],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -32,9 +33,9 @@ def test_without_a_terminal_it_trains_and_prints_throughput_and_balance() -> Non
     assert "of the ideal" in answer.stdout
 
 
-def test_its_result_is_a_balanced_run_on_a_falling_loss() -> None:
+def test_its_result_is_a_balanced_run_on_a_falling_loss(tmp_path: Path) -> None:
     answer = subprocess.run(
-        [sys.executable, "-m", "hetero_tui", "demo", "--json"],
+        [sys.executable, "-m", "hetero_tui", "demo", "--json", "--experiments", str(tmp_path)],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -48,11 +49,13 @@ def test_its_result_is_a_balanced_run_on_a_falling_loss() -> None:
     assert shares == sorted(shares, reverse=True)
     assert shares[0] > shares[2] > 0
     assert result["balance"]["total"] > 0
-    assert not Path(result["folder"]).exists(), "the demo leaves nothing behind"
+    assert Path(result["folder"]) == tmp_path / "demo" / result["run"]
+    assert RunDir(Path(result["folder"])).events_path.stat().st_size > 0
 
 
-def test_on_a_terminal_it_reaches_live_throughput_and_leaves_no_process() -> None:
-    with Terminal([sys.executable, "-m", "hetero_tui", "demo"], env={"HETERO_DEMO_MARK": "painted"}) as terminal:
+def test_on_a_terminal_it_reaches_live_throughput_and_leaves_no_process(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "hetero_tui", "demo", "--experiments", str(tmp_path)]
+    with Terminal(command, env={"HETERO_DEMO_MARK": "painted"}) as terminal:
         terminal.wait_for("SIMULATED", 30)
         terminal.wait_for(r"[1-9]\d* samples/s", 180)
         terminal.send(b"q")

@@ -1,0 +1,39 @@
+"""Options that several commands share, and how a command that waits for hosts is run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from hetero_tui import exit_codes
+
+ClusterFile = Annotated[Path, Parameter(name="cluster", help="Your cluster.toml.")]
+AsJson = Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON document on standard output.")]
+Experiments = Annotated[Path, Parameter(help="Folder on this machine where runs are kept.")]
+Resume = Annotated[
+    list[str] | None,
+    Parameter(
+        consume_multiple=(0, 1),
+        negative="",
+        help="Go on from the newest good checkpoint of this run; of the newest run that has one when none is named.",
+    ),
+]
+RunId = Annotated[str, Parameter(help="Which run; the newest when left out.")]
+DEFAULT_EXPERIMENTS = Path("experiments")
+Ascii = Annotated[bool, Parameter(negative="", help="Plain ASCII instead of box and braille characters.")]
+StoredRun = Annotated[
+    str,
+    Parameter(name="run", help="A run kept on this machine: its id, the beginning of it, its folder, or `latest`."),
+]
+
+
+def run_coroutine(command: Coroutine[Any, Any, int]) -> int:
+    """Run a command to its exit code; interrupted, it has ended what it began."""
+    try:
+        return asyncio.run(command)
+    except KeyboardInterrupt:
+        return exit_codes.INTERRUPTED
