@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 
-from benchmarks import trainer_balance, trainer_faults, trainer_link, trainer_simulation
+from benchmarks import trainer_balance, trainer_faults, trainer_link, trainer_shared_cores, trainer_simulation
 from benchmarks.report import Figure, Options, at_least, failed, main
 from benchmarks.trainer_cluster import RunFailed
 
@@ -20,6 +20,7 @@ def figures(options: Options) -> Iterator[Figure]:
     """Measure everything; a part whose run breaks is told as failed, and the rest goes on."""
     parts: tuple[tuple[str, Callable[[Options], Iterator[Figure]]], ...] = (
         ("simulation", trainer_simulation.figures),
+        ("shared cores", trainer_shared_cores.figures),
         ("cpu_settings", _cpu_settings),
         ("balance", trainer_balance.figures),
         ("faults", trainer_faults.figures),

@@ -74,10 +74,10 @@ class CpuQuota:
     def add(self, process_id: int) -> None:
         """Hold a process down, with all its threads, present and future."""
         (self._folder / "cgroup.procs").write_text(str(process_id), encoding="ascii")
-        for thread in os.listdir(f"/proc/{process_id}/task"):
+        for thread in Path(f"/proc/{process_id}/task").iterdir():
             with contextlib.suppress(ProcessLookupError):
                 # The thread has ended since it was listed.
-                os.sched_setaffinity(int(thread), {self._processor})
+                os.sched_setaffinity(int(thread.name), {self._processor})
 
     def __enter__(self) -> Self:
         return self

@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any, Final
 
-from trainer.drift import SpeedEstimate
+from trainer.drift import SpeedEstimate, TypicalSeconds
 from trainer.plan import (
     PlanError,
     TimeTable,
@@ -45,7 +45,7 @@ SMALLEST_GAIN: Final = 0.03
 """A new plan must promise a step this much shorter."""
 SMALLEST_GAIN_LATER: Final = 0.015
 """The same once the plan has held for ``SETTLED`` steps."""
-RESTRAINT: Final = 0.5
+RESTRAINT: Final = 1.0
 """Every change within the last ``SETTLED`` steps raises the gain that the next one must promise by this part."""
 SETTLED: Final = 100
 FEWEST_READINGS: Final = 3
@@ -129,6 +129,7 @@ class Balancer:
         self._communication_seconds = communication_seconds
         self._tables = dict(tables)
         self._estimates = {rank: SpeedEstimate() for rank in tables}
+        self._besides = {rank: TypicalSeconds() for rank in tables}
         self._members = tuple(sorted(tables))
         self._observed = 0
         self._planned_at = 0
@@ -187,7 +188,9 @@ class Balancer:
             step, self._members, self._shares, reason, self.predicted_samples_per_second(), self.speeds(), probe
         )
 
-    def observe(self, step: int, samples: Sequence[int], seconds: Sequence[float]) -> Decision | None:
+    def observe(
+        self, step: int, samples: Sequence[int], seconds: Sequence[float], besides: Sequence[float] = ()
+    ) -> Decision | None:
         """Take in what a step took, and say whether the shares change from the next step on.
 
         Args:
@@ -195,6 +198,9 @@ class Balancer:
             samples: Samples each member computed, in the order of :attr:`members`, as received from the reduction.
             seconds: Compute time of each member up to its first collective: waiting for others must not be in it.
                 A value that is not positive and finite is a missing reading.
+            besides: Seconds each member itself needs in a step besides computing: optimizer, bookkeeping, its own work
+                on the exchange. One that needs longer than the others is given less to compute, so that all are done
+                with both at the same time.
 
         Raises:
             PlanError: the vectors do not have one value for each member.
@@ -202,6 +208,8 @@ class Balancer:
         if not len(samples) == len(seconds) == len(self._members):
             raise PlanError(f"{len(samples)} and {len(seconds)} values for the {len(self._members)} members")
         self._observed += 1
+        for rank, duration in zip(self._members, besides, strict=False):
+            self._besides[rank].update(duration)
         changed = [
             rank
             for rank, share, duration in zip(self._members, samples, seconds, strict=True)
@@ -230,6 +238,7 @@ class Balancer:
         for rank, table in (tables or {}).items():
             self._tables[rank] = table
             self._estimates[rank] = SpeedEstimate()
+            self._besides[rank] = TypicalSeconds()
         unknown = sorted(rank for rank in members if rank not in self._tables)
         if unknown or not members:
             raise PlanError(f"no time table for rank {unknown[0]}" if unknown else "a plan needs at least one rank")
@@ -268,6 +277,7 @@ class Balancer:
             "probe_interval": sorted(self._probe_interval.items()),
             "idle_reasons": sorted(self._idle_reasons.items()),
             "tables": [[rank, _table_state(table)] for rank, table in sorted(self._tables.items())],
+            "besides": [[rank, typical.state()] for rank, typical in sorted(self._besides.items())],
             "estimates": [[rank, estimate.state_dict()] for rank, estimate in sorted(self._estimates.items())],
         }
 
@@ -287,6 +297,8 @@ class Balancer:
         self._idle_reasons = dict(state["idle_reasons"])
         self._tables = {rank: _table_from_state(table) for rank, table in state["tables"]}
         self._estimates = {rank: SpeedEstimate() for rank in self._tables}
+        self._besides = {rank: TypicalSeconds() for rank in self._tables}
+        self._besides |= {rank: TypicalSeconds(readings) for rank, readings in state.get("besides", ())}
         for rank, estimate in state["estimates"]:
             self._estimates[rank].load_state_dict(estimate)
 
@@ -300,6 +312,14 @@ class Balancer:
     def _current_tables(self) -> list[TimeTable]:
         """Return the members' tables as they are planned with now."""
         return [self._tables[rank].scaled(self._planned_slowness(rank)) for rank in self._members]
+
+    def _planning_tables(self) -> list[TimeTable]:
+        """Return the members' tables with what each needs besides computing, over what the quickest needs."""
+        typical = [self._besides[rank].value for rank in self._members]
+        return [
+            replace(table, overhead=table.overhead + (own - min(typical)) / table.scale)
+            for table, own in zip(self._current_tables(), typical, strict=True)
+        ]
 
     def _planned_slowness(self, rank: int) -> float:
         slowness = self._estimates[rank].slowness
@@ -320,7 +340,7 @@ class Balancer:
         calibrated = [self._tables[rank] for rank in self._members]
         if self.policy == "proportional":
             return proportional_shares([table.samples_per_second for table in calibrated], global_batch, least), nothing
-        tables = self._current_tables() if self.policy in ADAPTIVE else calibrated
+        tables = self._planning_tables() if self.policy in ADAPTIVE else calibrated
         if self._communication_seconds is not None and least == 0:
             chosen = choose_participants(tables, global_batch, self._communication_seconds)
             return chosen.shares, chosen.reasons
@@ -347,7 +367,7 @@ class Balancer:
         active = [rank for rank, share in zip(self._members, self._shares, strict=True) if share]
         if any(self._estimates[rank].readings < FEWEST_READINGS for rank in active):
             return None
-        tables = self._current_tables()
+        tables = self._planning_tables()
         times = [table.seconds(share) for table, share in zip(tables, self._shares, strict=True)]
         now = max(times) + self._communication(self._shares)
         self._changes = [at for at in self._changes if self._observed - at < SETTLED]

@@ -38,6 +38,29 @@ INITIAL_NOISE: Final = 0.05
 SMALLEST_NOISE: Final = 0.005
 
 
+TYPICAL_OF: Final = 32
+"""Readings that say what is usual."""
+
+
+class TypicalSeconds:
+    """What a short, noisy and seldom changing duration usually is: the median of the last readings."""
+
+    def __init__(self, readings: Sequence[float] = ()) -> None:
+        self._window: deque[float] = deque(readings, maxlen=TYPICAL_OF)
+        self.value = median(self._window) if self._window else 0.0
+        """In seconds; 0 before any reading."""
+
+    def update(self, reading: float) -> None:
+        """Take in a reading; one that is negative or not finite is none."""
+        if reading >= 0 and math.isfinite(reading):
+            self._window.append(reading)
+            self.value = median(self._window)
+
+    def state(self) -> list[float]:
+        """Return the readings, to build an equal object from."""
+        return list(self._window)
+
+
 class SpeedEstimate:
     """Follows the slowness of one rank."""
 

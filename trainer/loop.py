@@ -12,6 +12,7 @@ from trainer.balance import Balancer, Decision, UnknownPolicy, make_policy
 from trainer.data import BalancedSampler
 from trainer.errors import GroupBroken
 from trainer.events import Emitter, Epoch, Joined, Membership, Notice, Shares, Step
+from trainer.exchange_clock import ExchangeClock
 from trainer.group import Group
 from trainer.healing import share_state
 from trainer.learner import Computed, LearnerProtocol
@@ -75,6 +76,8 @@ class Loop:
         self._last_end = time.perf_counter()
         self._last_duration = 0.0
         self._last_collective = self._last_end
+        self._clock = ExchangeClock()
+        self._exchange_seconds = 0.0
         sampler, options = wiring.sampler, wiring.options
         self.steps_total = options.steps or options.epochs * sampler.steps_per_epoch
 
@@ -120,6 +123,12 @@ class Loop:
     def _is_speaker(self) -> bool:
         """The lowest living rank tells what is the same on all."""
         return self._at.rank == self._at.group.members[0]
+
+    @property
+    def _is_processor_bound(self) -> bool:
+        """Whether the processor computes, at its own speed: only then does its time say how quick it is."""
+        learner = self._at.learner
+        return learner.flat.buffer.device.type == "cpu" and math.isinf(learner.simulated_samples_per_second)
 
     # ------------------------------------------------------------------ forming
 
@@ -264,15 +273,18 @@ class Loop:
         indices = at.sampler.part(step, self._balancer.shares_for(size), at.group.position)
         nominal = size * at.learner.units_per_sample
         micro_batch = self._balancer.micro_batch_of(at.rank, len(indices))
+        self._clock.begin()
         at.learner.flat.zero()
         computed = at.learner.compute(indices, step, micro_batch, nominal, at.group.broken.is_set)
         self._announce(step + 1)
         equal = self._local is None or self._local.is_due(step)
         checking = equal and at.options.check_every > 0 and step % at.options.check_every == 0
+        self._clock.computed()
         ready = time.perf_counter()
         at.learner.flat.write_row(at.rank, self._row(computed, ready, checking))
         self._reduction.reduce(at.learner.flat, at.group)
         reduced = time.perf_counter()
+        self._exchange_seconds = self._clock.exchanged() if self._is_processor_bound else 0.0
         rows = at.learner.flat.read_rows(at.group.members)
         own_ready = ready - self._last_collective
         self._last_collective = reduced
@@ -288,7 +300,12 @@ class Loop:
         # The ranks leave a collective at slightly different times, so the difference may exceed what was waited.
         wait = min(max(0.0, max(row.ready for row in rows) - own_ready), reduced - ready)
         self._tell_step(step, computed, wait, reduced - ready - wait, loss, rate, size)
-        decision = self._balancer.observe(step, [round(row.samples) for row in rows], [row.compute for row in rows])
+        decision = self._balancer.observe(
+            step,
+            [round(row.samples) for row in rows],
+            [row.compute for row in rows],
+            [row.ready - row.compute + row.exchange for row in rows],
+        )
         if decision is not None and self._is_speaker:
             self._tell_shares(decision, decision.reason)
         if checking:
@@ -316,6 +333,7 @@ class Loop:
             checked=float(checking),
             checksum_high=high,
             checksum_low=low,
+            exchange=self._exchange_seconds,
         )
 
     def _announce(self, step: int) -> None:

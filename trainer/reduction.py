@@ -41,6 +41,8 @@ class Row:
     """1 when the checksum below was computed."""
     checksum_high: float = 0.0
     checksum_low: float = 0.0
+    exchange: float = 0.0
+    """Seconds this rank's own processor needs for the exchange itself; 0 where that is not known."""
 
 
 ROW_LENGTH: Final = len(fields(Row))

@@ -255,3 +255,16 @@ def test_an_idle_rank_that_has_become_faster_gets_its_share_back() -> None:
 def test_micro_batches_come_from_the_table() -> None:
     balancer = make_policy("dynamic", [TimeTable.measured([(8, 0.1), (16, 0.15), (32, 0.4)])], 100)
     assert balancer.micro_batch_of(0, 100) == 16
+
+
+def test_a_rank_that_needs_longer_besides_computing_is_given_less_to_compute() -> None:
+    balancer = make_policy("dynamic", tables(100.0, 100.0), 200)
+    for step in range(40):
+        seconds = [share / 100.0 for share in balancer.shares]
+        balancer.observe(step, balancer.shares, seconds, (0.01, 0.21))
+    first, second = balancer.shares
+    assert first / 100 + 0.01 == pytest.approx(second / 100 + 0.21, abs=0.015)
+    other = make_policy("dynamic", tables(100.0, 100.0), 200)
+    other.load_state_dict(json.loads(json.dumps(balancer.state_dict())))
+    assert other.state_dict() == balancer.state_dict()
+    assert other.decision(40, "").shares == balancer.shares
