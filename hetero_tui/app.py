@@ -250,9 +250,12 @@ class HeteroApp(App[int]):
         self.refresh_bindings()
         view = self.session.store.cluster_view()
         if view.state is RunState.FAILED and self.session.store.failures:
-            self.push_screen(ErrorDialog("The run failed", failure_text(self.session.store.failures)))
-        elif view.state.ended:
+            error = ErrorDialog("The run failed", failure_text(self.session.store.failures))
+            self.push_screen(error, lambda _closed: self.control.offer_ways_on())
+            return
+        if view.state.ended:
             self.notify(f"The run has {view.state_text}", markup=False, timeout=10)
+        self.control.offer_ways_on()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Offer only what makes sense now; nothing that changes a host with ``readonly``."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import importlib
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from hetero_tui.code_sending import send_code
 from hetero_tui.following import Following
 from hetero_tui.homecoming import Homecoming
 from hetero_tui.merged_log import merged_log, stored_log
@@ -32,7 +33,7 @@ from remote.inventory import Inventory
 from remote.launch import launch, send
 from remote.plan import LaunchPlan, make_plan
 from remote.results import HomeReport
-from remote.resume import Resume, choose_resume, resuming
+from remote.resume import Resume, choose_resume, resuming, without_hosts
 from remote.run_dir import RunDir, new_run_id
 from remote.run_end import not_home, stored_run
 from remote.runtime import HostRunState, HostRuntime
@@ -65,6 +66,7 @@ class ClusterSession:
         has ended is left on the hosts instead of being brought home and removed.
         """
         self._inventory = inventory
+        self._taken = inventory
         self._inventory_text = inventory_text
         self._experiments = experiments
         self._known_hosts = known_hosts
@@ -245,8 +247,16 @@ class ClusterSession:
         self._resume = choose_resume(self._inventory, self._experiments, run_id)
         return self._resume
 
+    def leave_out(self, hosts: Collection[str]) -> None:
+        """Let the next launch do without some hosts, such as those that are gone.
+
+        Raises:
+            UserError: there is no such host, or none would stay.
+        """
+        self._taken = without_hosts(self._inventory, hosts)
+
     def plan(self) -> LaunchPlan:
-        inventory = resuming(self._inventory) if self._resume else self._inventory
+        inventory = resuming(self._taken) if self._resume else self._taken
         training = inventory.training
         self._code = take_snapshot(Path(training.workdir), training.script) if training.workdir else None
         digest = self._code.digest if self._code else ""
@@ -257,7 +267,8 @@ class ClusterSession:
         plan = signed(self.plan(), this_master())
         runtimes = await self._runtimes(plan)
         await refuse_if_occupied(plan, runtimes)
-        await self._send_code(plan, report)
+        if self._code is not None:
+            await send_code(self._code, plan, self._hosts, self._context.known_facts, self._store.note, report)
         run_dir = RunDir.create(self._experiments, plan.cluster, plan.run_id)
         self._next_run_id = new_run_id(time.time)
         run_dir.write_plan(plan)
@@ -274,19 +285,6 @@ class ClusterSession:
         checkpoint = self._resume.checkpoint if self._resume else None
         timeout = self._inventory.limits.launch_seconds
         await launch(plan, runtimes, noted, checkpoint=checkpoint, timeout=timeout)
-
-    async def _send_code(self, plan: LaunchPlan, report: Callable[[LaunchProgress], None]) -> None:
-        """Bring the code that the plan names to its hosts."""
-        if self._code is None:
-            return
-        from remote.workdir_sync import sync_all
-
-        facts = self._context.known_facts
-        names = [host.host for host in plan.hosts]
-        hosts = {name: (self._hosts.runner(name), facts[name].home.rstrip("/")) for name in names}
-        for synced in await sync_all(self._code, hosts, report):
-            if not synced.was_there:
-                self._store.note(f"sent {synced.files_sent} files of code, {synced.bytes_sent} bytes", host=synced.host)
 
     def _begin(self, plan: LaunchPlan, run_dir: RunDir) -> RecordedStore:
         if self._run_dir is not None:

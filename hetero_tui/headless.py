@@ -6,15 +6,16 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from hetero_tui import exit_codes, image_report, prediction_report, report
+from hetero_tui import exit_codes, image_report, prediction_report, report, restart
 from hetero_tui.cluster_session import ClusterSession
 from hetero_tui.sanitize import clean
 from hetero_tui.session import LaunchProgress
+from hetero_tui.views import RunState
 from remote.checks.model import CheckResult, Verdict
 from remote.checks.run import summarize
 from remote.errors import HostKeyUnknown, RemoteError, UserError
@@ -22,6 +23,7 @@ from remote.images.choose import render_image_plan
 from remote.images.model import ImageProgress
 from remote.inventory import load_inventory
 from remote.plan import plan_to_json, render_plan
+from remote.resume import without_hosts
 from remote.run_end import not_home
 from remote.runtime import State
 
@@ -82,20 +84,41 @@ async def plan(cluster: Path, *, as_json: bool, launcher: str | None = None) -> 
 
 
 async def up(
-    cluster: Path, *, as_json: bool, detach: bool, skip_checks: bool, experiments: Path, resume: str | None = None
+    cluster: Path,
+    *,
+    as_json: bool,
+    detach: bool,
+    skip_checks: bool,
+    experiments: Path,
+    resume: str | None = None,
+    without: Collection[str] = (),
 ) -> int:
-    """Check, launch, follow to the end and print the result.
+    """Check, launch, follow to the end and print the result; a failed run is tried again as ``limits.restarts`` says.
 
-    ``resume`` names the run to go on from; empty means the newest that has a checkpoint, None a new beginning.
+    ``resume`` names the run to go on from; empty means the newest that has a checkpoint, None a new beginning. Hosts
+    in ``without`` are left out.
     """
-    async with _session(cluster, experiments) as session:
-        if resume is not None:
-            _say((await asyncio.to_thread(session.resume, resume)).note)
-        if skip_checks:
-            await session.read_facts()
-        elif not (await run_checklist(session) or await _bring_and_check(session)):
-            return refuse(session)
-        return await launch_and_follow(session, as_json=as_json, detach=detach)
+    attempt = 0
+    while True:
+        async with _session(cluster, experiments, without) as session:
+            limits = session.inventory.limits
+            if resume is not None:
+                _say((await asyncio.to_thread(session.resume, resume)).note)
+            if skip_checks:
+                await session.read_facts()
+            elif not (await run_checklist(session) or await _bring_and_check(session)):
+                return refuse(session)
+            code = await launch_and_follow(session, as_json=as_json, detach=detach)
+            has_failed = not detach and session.store.cluster_view().state is RunState.FAILED
+            if not has_failed or attempt >= limits.restarts:
+                return code
+            without = {*without, *restart.gone(session.hosts.values())}
+            resume = "" if session.checkpoints or session.inventory.training.checkpoint_dir else resume
+        wait = restart.wait_before(limits, attempt)
+        attempt, skip_checks = attempt + 1, True
+        left_out = f" without {', '.join(sorted(without))}" if without else ""
+        _say(f"the run failed; restart {attempt} of {limits.restarts}{left_out} in {wait:g} s")
+        await asyncio.sleep(wait)
 
 
 async def _bring_and_check(session: ClusterSession) -> bool:
@@ -290,8 +313,10 @@ async def _newest(session: ClusterSession) -> str:
 
 
 @asynccontextmanager
-async def _session(cluster: Path, experiments: Path = Path("experiments")) -> AsyncIterator[ClusterSession]:
-    inventory = load_inventory(cluster)
+async def _session(
+    cluster: Path, experiments: Path = Path("experiments"), without: Collection[str] = ()
+) -> AsyncIterator[ClusterSession]:
+    inventory = without_hosts(load_inventory(cluster), without)
     session = ClusterSession(inventory, inventory_text=cluster.read_text("utf-8"), experiments=experiments)
     try:
         await session.connect(ask_host_key)

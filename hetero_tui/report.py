@@ -13,7 +13,7 @@ from hetero_tui.store import Store
 from hetero_tui.views import EFFICIENCY_DEFINITION, LogRecord, RankView
 from remote.checks.model import CheckResult, Verdict
 from remote.checks.run import summarize
-from remote.runtime import HostRunState
+from remote.runtime import HostRunState, State
 
 SCHEMA: Final = 1
 """Version of every JSON document."""
@@ -254,6 +254,10 @@ def status_text(hosts: Iterable[HostStatus], runs: Sequence[HostRunState]) -> st
                 code = "" if run.exit_code is None else f" with exit code {run.exit_code}"
                 ranks = ", ".join(map(str, run.ranks)) or "–"
                 lines.append(f"  run {run.run_id}  {run.state.value}{code}  ranks {ranks}")
+    ended = sorted({run.run_id for run in runs if run.state is State.EXITED})
+    if ended:
+        lines.append(f"Results of {', '.join(ended)} are still on the hosts:")
+        lines.append("  hetero-tui watch or hetero-tui stop brings them home and removes the run there")
     return "\n".join(lines)
 
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from hetero_tui.messages import OperationFailed
 from hetero_tui.screens.dialogs import Choice
-from hetero_tui.screens.questions import policy_options, speed_options, stop_question
+from hetero_tui.screens.questions import policy_options, speed_options, stop_question, ways_on
+from hetero_tui.session import LaunchProgress, ResumableSession
 from hetero_tui.views import RunState
 
 if TYPE_CHECKING:
@@ -54,6 +55,36 @@ class RunControl:
             case _:
                 raise ValueError(action)
 
+    def offer_ways_on(self) -> None:
+        """After a run's end, offer to resume it and what can be done with results that are not home."""
+        session = self._app.session
+        if self._app.readonly or not isinstance(session, ResumableSession):
+            return
+        gone = frozenset(each.host for each in session.hosts.values() if each.phase not in ("connected", "waiting"))
+        view = session.store.cluster_view()
+        options = ways_on(failed=view.state is RunState.FAILED, gone=gone, kept=session.kept)
+        if not options:
+            return
+
+        def chosen(way: str | None) -> None:
+            if way in ("resume", "without"):
+                self._resume(session, gone if way == "without" else frozenset())
+            elif way in ("fetch", "discard"):
+                self._app.work(self._stop(discard=way == "discard"), "stop")
+
+        text = "A launch is planned first: nothing starts before you say so." if "resume" in dict(options) else ""
+        self._app.push_screen(Choice("How to go on?", text, options), chosen)
+
+    def _resume(self, session: ResumableSession, gone: frozenset[str]) -> None:
+        try:
+            session.leave_out(gone)
+            session.resume(self._app.session.run_id)
+        except Exception as error:  # noqa: BLE001 - shown to the person, whatever it is
+            self._app.post_message(OperationFailed("The run cannot be resumed", error))
+            return
+        self._app.action_show_checklist()
+        self._app.action_review_plan()
+
     def _choose_policy(self) -> None:
         def chosen(policy: str | None) -> None:
             if policy:
@@ -91,10 +122,17 @@ class RunControl:
         if yes:
             self._app.work(self._stop(), "stop")
 
-    async def _stop(self) -> None:
+    async def _stop(self, *, discard: bool = False) -> None:
         session = self._app.session
+
+        def report(progress: LaunchProgress) -> None:
+            session.store.note_launch(progress.host, progress.phase)
+
         try:
-            await session.stop(lambda progress: session.store.note_launch(progress.host, progress.phase))
+            if discard and isinstance(session, ResumableSession):
+                await session.stop(report, discard=True)
+            else:
+                await session.stop(report)
         except Exception as error:  # noqa: BLE001 - shown to the person, whatever it is
             self._app.post_message(OperationFailed("The run was not stopped everywhere", error))
         else:

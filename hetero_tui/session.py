@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -13,6 +13,7 @@ from remote.images.model import ImagePlan, ImageProgress
 from remote.inventory import Inventory
 from remote.plan import LaunchPlan
 from remote.progress import ConfirmHostKey, HostPhase, HostStatus, LaunchPhase, LaunchProgress
+from remote.resume import Resume
 from remote.runtime import HostRunState
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "ImageSession",
     "LaunchPhase",
     "LaunchProgress",
+    "ResumableSession",
     "SessionProtocol",
 ]
 
@@ -71,6 +73,36 @@ class ImageSession(Protocol):
 
     def cancel_image(self, host: str) -> None:
         """Give up bringing one host its image."""
+        ...
+
+
+@runtime_checkable
+class ResumableSession(Protocol):
+    """A session whose run can be taken up again after its end."""
+
+    @property
+    def kept(self) -> Mapping[str, str]:
+        """Hosts where the ended run stays because its results could not be brought home, with the reason."""
+        ...
+
+    def resume(self, run_id: str = "") -> Resume:
+        """Let the next launch go on from a run's checkpoint; from the newest run that has one when none is named.
+
+        Raises:
+            UserError: there is no good checkpoint to go on from.
+        """
+        ...
+
+    def leave_out(self, hosts: Collection[str]) -> None:
+        """Let the next launch do without some hosts.
+
+        Raises:
+            UserError: there is no such host, or none would stay.
+        """
+        ...
+
+    async def stop(self, report: Callable[[LaunchProgress], None], *, discard: bool = False) -> None:
+        """End the run everywhere and bring its results home, or give them up."""
         ...
 
 

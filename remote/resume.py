@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +34,27 @@ def resuming(inventory: Inventory) -> Inventory:
     return inventory.model_copy(update={"training": inventory.training.model_copy(update={"resume": True})})
 
 
+def without_hosts(inventory: Inventory, names: Collection[str]) -> Inventory:
+    """Return the inventory without some hosts; where the master is among them, the first that stays takes its place.
+
+    Raises:
+        UserError: there is no such host, or none would stay.
+    """
+    known = [host.name for host in inventory.hosts]
+    for name in names:
+        if name not in known:
+            raise UserError(f"there is no host named {name!r}", next_step=f"the hosts are {', '.join(known)}")
+    hosts = tuple(host for host in inventory.hosts if host.name not in names)
+    if not hosts:
+        raise UserError("no host would stay", next_step="leave fewer out")
+    changes: dict[str, object] = {"hosts": hosts}
+    if inventory.cluster.master in names:
+        changes["cluster"] = inventory.cluster.model_copy(update={"master": "", "master_address": ""})
+    elif not inventory.cluster.master and known[0] in names:
+        changes["cluster"] = inventory.cluster.model_copy(update={"master_address": ""})
+    return inventory.model_copy(update=changes)
+
+
 def choose_resume(inventory: Inventory, experiments: Path, run_id: str) -> Resume:
     """Return the newest good checkpoint of a run, or of the newest run that has one when none is named.
 
@@ -45,10 +67,13 @@ def choose_resume(inventory: Inventory, experiments: Path, run_id: str) -> Resum
             "a script of your own goes on by its own means", next_step="pass it what it needs in training.args"
         )
     if training.checkpoint_dir:
-        if run_id:
+        newest = (RunDir.run_ids(experiments, cluster) or ("",))[-1]
+        if run_id and run_id != newest:
             raise UserError(
-                f"the checkpoints of this cluster stay on the hosts in {training.checkpoint_dir}, not with a run",
-                next_step="leave the run out: --resume alone goes on from the newest there",
+                f"the checkpoints of this cluster stay on the hosts in {training.checkpoint_dir}, where those of a "
+                f"later run{f' ({newest})' if newest else ''} may have taken the place of those of run {run_id}",
+                next_step="--resume without a run goes on from the newest there; to go on from an older one, move the "
+                f"newer step-*.pt in {training.checkpoint_dir} away first",
             )
         return Resume("", None, f"goes on from the newest good checkpoint in {training.checkpoint_dir} on the hosts")
     run_ids = [RunDir.open(experiments, cluster, run_id).run_id] if run_id else RunDir.run_ids(experiments, cluster)

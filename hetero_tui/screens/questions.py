@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from hetero_tui.checklist import Place
@@ -59,6 +59,27 @@ def stop_question(session: SessionProtocol) -> Confirm:
         "A checkpoint is written first where the run can still do so. Other runs are not touched."
     )
     return Confirm(f"Stop run {session.run_id}?", text, yes="Stop the run", danger=True)
+
+
+def ways_on(*, failed: bool, gone: Collection[str], kept: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return what can be done after a run's end, the likeliest first; nothing when all is well.
+
+    Args:
+        failed: the run did not come to its end.
+        gone: hosts that do not answer.
+        kept: hosts where results stay that could not be brought home.
+    """
+    options = []
+    named = ", ".join(sorted(gone))
+    if failed and gone:
+        options.append(("without", f"Resume from the newest checkpoint without {named}"))
+    if failed:
+        options.append(("resume", "Resume from the newest checkpoint" + (" on all hosts" if gone else "")))
+    if kept:
+        there = ", ".join(sorted(kept))
+        options.append(("fetch", f"Try again to bring the results home from {there}"))
+        options.append(("discard", f"Give up the results on {there} and clean up"))
+    return [*options, ("", "Leave it as it is")] if options else []
 
 
 def launch_anyway_question(failing: Place) -> Confirm:
