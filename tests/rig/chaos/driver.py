@@ -73,7 +73,7 @@ class Chaos:
         in_this_run = 0
         for number in range(rounds):
             if self._run is None:
-                self._launch()
+                self._launch_or_complain(number)
                 in_this_run = 0
             began = time.monotonic()
             source = random.Random(self.summary.seed + number)
@@ -113,6 +113,21 @@ class Chaos:
         return found + self._check(), outcomes
 
     # ------------------------------------------------------------------ the client
+
+    def _launch_or_complain(self, number: int) -> None:
+        """Launch; a launch that fails on healthy hosts is a violation, and tried once more.
+
+        Raises:
+            AssertionError: it failed again.
+        """
+        try:
+            self._launch()
+        except (AssertionError, RigError) as error:
+            self.summary.violations.append(Violation(number, "launch on healthy hosts", str(error)[-1500:]))
+            self._say(f"launch before round {number} failed: {error}")
+            self._end_client()
+            self._client.run("stop", "--discard", timeout=120)
+            self._launch()
 
     def _launch(self) -> None:
         for options in (["--resume"], []):

@@ -13,6 +13,7 @@ from typing import Final, Literal
 from tests.rig.clusters import TomlValue, cluster_toml
 from tests.rig.hosts import Rig, RigHost
 from tests.rig.machine import LOGIN_USER
+from tests.rig.places import REPOSITORY
 
 Runtime = Literal["process", "docker"]
 SPEED: Final = 60.0
@@ -44,7 +45,11 @@ class World:
             each |= {"runtime": "process", "python": sys.executable}
         user = "root" if self.runtime == "process" else LOGIN_USER
         limits = "[limits]\nlost_host_seconds = 5.0\nno_contact_seconds = 4.0\nlaunch_seconds = 120.0\n"
-        return cluster_toml(self.rig, {**TRAINING, **training}, user=user, each_host=each) + limits
+        text = cluster_toml(self.rig, {**TRAINING, **training}, user=user, each_host=each) + limits
+        if self.runtime == "docker":
+            return text
+        # The trainer of this checkout, whatever the environment has installed.
+        return text.replace("[training.env]\n", f"[training.env]\nPYTHONPATH = {json.dumps(str(REPOSITORY))}\n")
 
     def prepare(self) -> None:
         """Give hosts with runtime ``process`` a small disk of their own for runs, and take their engines away."""
