@@ -43,7 +43,7 @@ OTHER_FIGURES: Final = (
 )
 
 Entry = Mapping[str, Any]
-"""A host of the inventory."""
+"""Fields of a ``remote.ssh_login.Target``."""
 
 
 class OursError(Exception):
@@ -78,16 +78,15 @@ def _id(peer: str, size: int) -> str:
 
 
 def entry(targets: Targets, address: str, **changes: Any) -> dict[str, Any]:
-    """Return the inventory's entry for one of the targets."""
+    """Return where to log in to for one of the targets."""
     host = {
-        "name": f"t{address.rpartition('.')[2]}",
+        "label": f"t{address.rpartition('.')[2]}",
         "address": address,
         "port": targets.port,
         "user": targets.user,
         "identity_file": str(targets.identity_file),
-        "host_key": targets.host_key,
-        "jump_host": "none",
-        "runtime": "process",
+        "pinned": targets.host_key,
+        "jump": "none",
     }
     return host | changes
 
@@ -98,7 +97,7 @@ def run_ours(hosts: Sequence[Entry], *, connect_timeout: float = 30.0, errors: i
     Raises:
         OursError: it broke, or not all hosts but ``errors`` gave a complete set of facts.
     """
-    asked = json.dumps({"hosts": hosts, "connect_timeout": connect_timeout})
+    asked = json.dumps({"targets": hosts, "connect_timeout": connect_timeout})
     started = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.checklist_ours"],
@@ -182,7 +181,7 @@ async def _through_delay(targets: Targets) -> dict[str, Any]:
         hosts = []
         for number, address in enumerate(targets.addresses[:DELAYED_HOSTS]):
             port = await stack.enter_async_context(delay_proxy(address, targets.port, ROUND_TRIP / 2))
-            hosts.append(entry(targets, "127.0.0.1", name=f"d{number}", port=port))
+            hosts.append(entry(targets, "127.0.0.1", label=f"d{number}", port=port))
         return (await asyncio.to_thread(run_ours, hosts))[1]
 
 
@@ -191,7 +190,7 @@ def _dead_host(targets: Targets) -> Iterator[Figure]:
     hosts = [entry(targets, address) for address in targets.addresses[: SIZES[0] - 1]]
     try:
         with socket.create_server(("127.0.0.1", 0)) as silent:
-            dead = entry(targets, "127.0.0.1", name="dead", port=silent.getsockname()[1])
+            dead = entry(targets, "127.0.0.1", label="dead", port=silent.getsockname()[1])
             _, alone = run_ours(hosts, connect_timeout=DEAD_TIMEOUT)
             _, beside = run_ours([dead, *hosts], connect_timeout=DEAD_TIMEOUT, errors=1)
     except (OursError, OSError, subprocess.TimeoutExpired) as error:

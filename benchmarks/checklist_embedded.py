@@ -2,7 +2,7 @@
 
     python -m benchmarks.checklist_embedded COUNT
 
-Prints the hosts' inventory entries as one JSON line and serves until its standard input ends.
+Prints where to log in to as one JSON line and serves until its standard input ends.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ import asyncio
 import json
 import resource
 import sys
+from dataclasses import asdict
 
 from remote.embedded import EmbeddedHost, embedded_hosts
+from remote.ssh_login import Target
 
 FILES_PER_HOST = 8
 """A connection, the listening socket, and the pipes of one command, with room to spare."""
@@ -21,7 +23,7 @@ FILES_PER_HOST = 8
 async def serve(count: int) -> None:
     """Bring up the hosts and keep them up until standard input ends."""
     async with embedded_hosts(EmbeddedHost(f"host{number}") for number in range(count)) as cluster:
-        entries = [host.inventory_host().model_dump(mode="json", exclude_defaults=True) for host in cluster.hosts]
+        entries = [asdict(Target.of(host.inventory_host())) for host in cluster.hosts]
         print(json.dumps(entries), flush=True)
         await asyncio.to_thread(sys.stdin.read)
 

@@ -10,18 +10,21 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import asyncssh
 
 from remote.dial_stdio import DialStdio, dial_stdio_command
 from remote.errors import CommandFailed, EngineError
-from remote.inventory import Host
 from remote.known_hosts import KnownHosts, accept_host_key
 from remote.runner import ByteStream, Completed, StreamHandler
 from remote.shells import NAMED_PIPE
 from remote.ssh_command import CHUNK, STDERR_TAIL, Command, posix_command_line
 from remote.ssh_login import KEEPALIVE_COUNT, JumpConnections, Login, Target, log_in
 from remote.ssh_reverse import serve_reverse
+
+if TYPE_CHECKING:  # the SSH layer works without the inventory and the validation library behind it
+    from remote.inventory import Host
 
 __all__ = ["JumpConnections", "KnownHosts", "SshRunner", "accept_host_key", "connect"]
 

@@ -23,7 +23,7 @@ OPEN_RETRIES = (0.02, 0.05, 0.1, 0.2, 0.4)
 """Pauses before asking again for a refused session: sshd counts a session until its main loop has come round after the
 closing of the channel, so a new one asked for at once can exceed ``MaxSessions``."""
 
-_PREAMBLE = 'printf "@@hetero-group %s\\n" "$$" >&2; exec /bin/sh -c "$1"'
+_PREAMBLE = 'printf "@@hetero-group %s\\n" "$$" >&2; hetero_command=$1; shift; eval "$hetero_command"'
 _GROUP = re.compile(rb"^@@hetero-group ([1-9][0-9]{0,9})\r?\n", re.MULTILINE)
 
 

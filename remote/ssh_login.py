@@ -14,13 +14,15 @@ from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import asyncssh
 
 from remote.errors import ConnectError, ConnectionDropped, HostKeyChanged, HostUnreachable, LoginRefused
-from remote.inventory import Host
 from remote.known_hosts import DEFAULT_SSH_PORT, HostKeyCheck, KnownHosts
+
+if TYPE_CHECKING:  # the SSH layer works without the inventory and the validation library behind it
+    from remote.inventory import Host
 
 KEEPALIVE_SECONDS = 5.0
 KEEPALIVE_COUNT = 3

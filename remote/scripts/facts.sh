@@ -127,13 +127,9 @@ case $OS in
     fi
     # Not by the shell: files of sysctl answer the first read only, and it reads byte by byte.
     fact ephemeral_ports "$(cat /proc/sys/net/ipv4/ip_local_port_range 2>/dev/null)"
+    fact reserved_ports "$(cat /proc/sys/net/ipv4/ip_local_reserved_ports 2>/dev/null)"
     [ -r /etc/ufw/ufw.conf ] && while IFS= read -r l; do [ "$l" = ENABLED=yes ] && fact firewall ufw; done </etc/ufw/ufw.conf
     has firewall-cmd && { limited 3 firewall-cmd --state >/dev/null 2>&1 && fact firewall firewalld; } &
-    if [ "$USER_ID" = 0 ] && has nft; then
-      case $(nft list ruleset 2>/dev/null) in
-        *"hook input"*"policy drop"*) nft list ruleset | grep -q 'hook input.*policy drop' && fact firewall nftables ;;
-      esac
-    fi
     ROOT=
     [ -r /etc/docker/daemon.json ] && ROOT=$(sed -n 's/.*"data-root" *: *"\([^"]*\)".*/\1/p' /etc/docker/daemon.json)
     [ -e "$HOME/.config/systemd/user/docker.service" ] && fact docker_rootless yes
