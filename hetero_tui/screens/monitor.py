@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Container, Horizontal, Vertical
+from textual.containers import Container, Horizontal, Vertical, VerticalScroll
 from textual.geometry import Size
 from textual.strip import Strip
 from textual.widgets import ContentSwitcher, Footer
@@ -16,6 +16,8 @@ from hetero_tui.formats import percent, rate
 from hetero_tui.messages import RankChosen
 from hetero_tui.screens.base import LiveScreen
 from hetero_tui.views import EFFICIENCY_DEFINITION, RunState
+from hetero_tui.widgets.charts_pane import ChartsPane
+from hetero_tui.widgets.diagnosis_lines import StragglerLines, WhatIfTable
 from hetero_tui.widgets.header_bar import HeaderBar
 from hetero_tui.widgets.heat_map import HeatMap
 from hetero_tui.widgets.line_chart import LineChart
@@ -130,22 +132,23 @@ class MonitorScreen(LiveScreen):
                             id="overview-throughput",
                         )
                 yield LogPane(self.session, "log", id="overview-log")
-            with Container(id="balance"):
+            with VerticalScroll(id="balance", can_focus=False):
                 yield EfficiencyLines(self.session)
+                yield StragglerLines(self.session)
                 with Horizontal(id="balance-top"):
                     yield ShareBars(self.session, id="balance-shares")
                     yield HeatMap(self.session)
+                with Horizontal(id="balance-bottom"):
+                    yield LineChart(
+                        "Imbalance",
+                        lambda: self.session.store.imbalance_history,
+                        zero_based=True,
+                        tone="series-2",
+                        id="imbalance",
+                    )
+                    yield WhatIfTable(self.session)
                 yield Rebalances(self.session)
-            with Container(id="charts"):
-                yield LineChart("Loss of the global batch", lambda: self.session.store.loss_history, id="charts-loss")
-                yield LineChart(
-                    "Cluster throughput",
-                    lambda: self.session.store.throughput_history,
-                    unit=" samples/s",
-                    zero_based=True,
-                    tone="series-1",
-                    id="charts-throughput",
-                )
+            yield ChartsPane(self.session)
             yield LogPane(self.session, "log", id="logs")
             yield LogPane(self.session, "events", id="events")
         yield Footer(compact=True, show_command_palette=False)
@@ -165,17 +168,12 @@ class MonitorScreen(LiveScreen):
         self.query_one(TabStrip).active = index
         self.query_one(ContentSwitcher).current = TABS[index]
         pane = self.query_one(f"#{TABS[index]}")
-        first = (
-            pane.log_view
-            if isinstance(pane, LogPane)
-            else pane.query("RankTable, ShareBars").first()
-            if index < 2
-            else None
-        )
-        if first is not None:
-            first.focus()
+        if isinstance(pane, LogPane):
+            pane.log_view.focus()
+        elif isinstance(pane, ChartsPane):
+            pane.focus()
         else:
-            self.set_focus(None)
+            pane.query("RankTable, ShareBars").first().focus()
         self.call_after_refresh(self.pull)
 
     @on(TabStrip.Chosen)

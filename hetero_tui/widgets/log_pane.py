@@ -17,7 +17,8 @@ from textual.widgets import Input
 from hetero_tui.formats import count
 from hetero_tui.views import EventRecord, LogRecord
 from hetero_tui.widgets.lines import LineView
-from hetero_tui.widgets.ring_log import Entry, RingLog
+from hetero_tui.widgets.log_filter import Entry
+from hetero_tui.widgets.ring_log import RingLog
 from hetero_tui.windows import Ring
 
 if TYPE_CHECKING:
@@ -64,8 +65,12 @@ def rank_tag(rank: int, host: str, host_cells: int = 0) -> tuple[str, str]:
 class LogStatus(LineView):
     """What the pane above shows: how many lines, which filter, whether it follows."""
 
-    def __init__(self, log: RingLog[LogRecord] | RingLog[EventRecord], title: Callable[[], str]) -> None:
+    def __init__(
+        self, log: RingLog[LogRecord] | RingLog[EventRecord], title: Callable[[], str], skipped: Callable[[], int]
+    ) -> None:
+        """``skipped`` returns how many lines came too fast to be shown."""
         super().__init__(classes="log-status")
+        self._skipped = skipped
         self._log = log
         self._title = title
 
@@ -74,12 +79,17 @@ class LogStatus(LineView):
         log = self._log
         dot = f" {self.glyphs.dot} "
         line = self.line("header").add(f" {self._title()}", self.tone("bold"))
+        if log.level != "all":
+            line.add(f"{dot}[{log.level}]", self.tone("warn"))
         if log.filter_source:
-            word = "without" if log.filter_source.startswith("!") else "with"
+            word = "without" if log.filter_source.startswith("!") else "marked:" if log.highlight else "with"
             shown = f"{count(log.shown)} of {count(log.total)} lines {word} {log.filter_source.removeprefix('!')}"
             line.add(dot).add(shown, self.tone("accent"))
         else:
             line.add(f"{dot}{count(log.total)} lines", self.tone("dim"))
+        skipped = self._skipped()
+        if skipped:
+            line.add(f"{dot}! {count(skipped)} too fast to show, in the run's folder", self.tone("warn"))
         if log.dropped:
             line.add(f"{dot}{count(log.dropped)} older dropped from view", self.tone("dim"))
         if log.follow:
@@ -95,6 +105,9 @@ class LogPane(Vertical):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("slash", "filter", "Filter", key_display="/", id="log.filter"),
         Binding("escape", "clear", "Clear filter", show=False, id="log.clear"),
+        Binding("left_square_bracket", "rank(-1)", "Previous rank", show=False, key_display="[", id="log.rank_before"),
+        Binding("right_square_bracket", "rank(1)", "Next rank", key_display="]", id="log.rank_after"),
+        Binding("z", "full_screen", "Full screen", show=False, id="log.full_screen"),
     ]
     DEFAULT_CSS = """
     LogPane { height: 1fr; }
@@ -127,6 +140,23 @@ class LogPane(Vertical):
     def _mark(self) -> None:
         self._session.store.mark(self.rank)
 
+    def _skipped(self) -> int:
+        return 0 if self._what == "events" else self._session.store.skipped_lines
+
+    def action_rank(self, by: int) -> None:
+        """Show the next or previous rank alone; all of them lie between the last and the first."""
+        if self._what == "events":
+            return
+        choices: list[int | None] = [None, *self._session.store.ranks]
+        at = choices.index(self.rank) if self.rank in choices else 0
+        self.rank = choices[(at + by) % len(choices)]
+        self.log_view.rebuild()
+        self.query_one(LogStatus).refresh()
+
+    def action_full_screen(self) -> None:
+        """Give the lines the whole screen, or take it back."""
+        self.screen.toggle_class("-full-log")
+
     def _title(self) -> str:
         if self._what == "events":
             return "Events"
@@ -134,7 +164,7 @@ class LogPane(Vertical):
 
     def compose(self) -> ComposeResult:
         """Status above, lines, filter below."""
-        yield LogStatus(self.log_view, self._title)
+        yield LogStatus(self.log_view, self._title, self._skipped)
         yield self.log_view
         yield Input(placeholder="regular expression, ! in front inverts; enter keeps it, esc clears", compact=True)
 

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import re
-import time
 from bisect import bisect_right
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterable
 from typing import ClassVar, Final, Generic, TypeVar
 
 from rich.cells import cell_len, chop_cells
@@ -21,41 +17,14 @@ from textual.reactive import reactive
 from textual.selection import Selection
 from textual.strip import Strip
 
+from hetero_tui.widgets import log_export
 from hetero_tui.widgets.lines import LineView
+from hetero_tui.widgets.log_filter import LEVELS, Entry, Filter, Level
 from hetero_tui.windows import Ring
 
 T = TypeVar("T")
 SCAN_LINES: Final = 5_000
 """Most new records looked at in one pull; a flood is caught up with over several pulls."""
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A record as text: an optional time, a short tag in its own colour, and the line."""
-
-    text: str
-    tag: str = ""
-    tag_tone: str = "dim"
-    tone: str = ""
-    time: str = ""
-    is_mark: bool = False
-
-
-class Filter:
-    """A regular expression, inverted by a leading ``!``; plain text when it is not a valid expression."""
-
-    def __init__(self, source: str) -> None:
-        self.source = source
-        self.inverse = source.startswith("!")
-        body = source[1:] if self.inverse else source
-        try:
-            self._pattern = re.compile(body, re.IGNORECASE)
-        except re.error:
-            self._pattern = re.compile(re.escape(body), re.IGNORECASE)
-
-    def __call__(self, entry: Entry) -> bool:
-        """Tell whether the entry is shown."""
-        return entry.is_mark or bool(self._pattern.search(f"{entry.tag} {entry.text}")) != self.inverse
 
 
 class RingLog(LineView, Generic[T], can_focus=True):
@@ -64,8 +33,9 @@ class RingLog(LineView, Generic[T], can_focus=True):
     ALLOW_SELECT = True
     HELP = (
         "Newest line at the bottom. Scrolling up stops following and holds the place even while old lines are dropped; "
-        "f or end follows again. / filters by regular expression, ! in front inverts. Drag to select, y copies; "
-        "ctrl+s saves what the filter shows to a file, for terminals that cannot copy."
+        "f or end follows again. / filters by regular expression, ! in front inverts; h marks matches instead of "
+        "hiding the rest, n and N go from one to the next. v shows warnings or errors only. Drag to select, y copies (to "
+        "the terminal's clipboard and to a file); ctrl+s saves what the filter shows, o opens it in your pager."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("f", "toggle_follow", "Follow", id="log.follow"),
@@ -76,6 +46,11 @@ class RingLog(LineView, Generic[T], can_focus=True):
         Binding("t", "toggle_times", "Times", show=False, id="log.times"),
         Binding("y", "copy", "Copy", show=False, id="log.copy"),
         Binding("ctrl+s", "save", "Save to a file", show=False, id="log.save"),
+        Binding("o", "page", "Pager", show=False, id="log.pager"),
+        Binding("h", "toggle_highlight", "Mark or hide", show=False, id="log.highlight"),
+        Binding("n", "find(1)", "Next match", show=False, id="log.next"),
+        Binding("N", "find(-1)", "Previous match", show=False, id="log.previous"),
+        Binding("v", "level", "Level", id="log.level"),
     ]
     PACE = 0.1
     DEFAULT_CSS = "RingLog { overflow-y: scroll; overflow-x: auto; scrollbar-size-horizontal: 0; }"
@@ -102,6 +77,8 @@ class RingLog(LineView, Generic[T], can_focus=True):
         self._mark = mark
         self._ring: Ring[T] | None = None
         self._filter: Filter | None = None
+        self._highlight = False
+        self._found: int | None = None
         self._numbers: list[int] = []
         self._starts: list[int] = []
         self._head = 0
@@ -140,8 +117,22 @@ class RingLog(LineView, Generic[T], can_focus=True):
         return True
 
     def set_filter(self, source: str) -> None:
-        """Show only what matches."""
-        self._filter = Filter(source) if source else None
+        """Show only what matches, or mark it."""
+        self._refilter(source, self.level, highlight=self.highlight)
+
+    @property
+    def level(self) -> Level:
+        """The least level that is shown."""
+        return self._filter.level if self._filter else "all"
+
+    @property
+    def highlight(self) -> bool:
+        """The expression marks what matches, and hides nothing."""
+        return self._highlight
+
+    def _refilter(self, source: str, level: Level, *, highlight: bool) -> None:
+        self._highlight = highlight
+        self._filter = Filter(source, level, highlight=highlight) if source or level != "all" else None
         self.rebuild()
 
     def rebuild(self) -> None:
@@ -150,6 +141,7 @@ class RingLog(LineView, Generic[T], can_focus=True):
         self._numbers, self._starts = [], []
         self._head = self._next_row = self._content_width = 0
         self._scanned = self._ring.first
+        self._found = None
         self._strips.clear()
         while self._scanned < self._ring.next:
             self._scan(self._ring)
@@ -196,6 +188,7 @@ class RingLog(LineView, Generic[T], can_focus=True):
             self._head += 1
         if self._head > 1024 and self._head * 2 > len(self._numbers):
             del self._numbers[: self._head], self._starts[: self._head]
+            self._found = None if self._found is None else self._found - self._head
             self._head = 0
 
     def _height(self, entry: Entry) -> int:
@@ -320,12 +313,25 @@ class RingLog(LineView, Generic[T], can_focus=True):
             segments.append(Segment(f"{entry.time} ", self.base + self.tone("dim")))
         if entry.tag:
             segments.append(Segment(entry.tag, self.base + self.tone(entry.tag_tone)))
-        segments.append(Segment(entry.text, self.base + self.tone(entry.tone) if entry.tone else self.base))
+        segments.extend(self._marked(entry))
         strip = Strip(segments)
         if not self.wrap:
             return strip
         width = max(1, self.scrollable_content_region.width)
         return strip.crop(part * width, (part + 1) * width)
+
+    def _marked(self, entry: Entry) -> Iterable[Segment]:
+        """Return the line, with what the expression matches marked."""
+        style = self.base + self.tone(entry.tone) if entry.tone else self.base
+        spans = self._filter.spans(entry.text) if self._filter else []
+        at = 0
+        for start, end in spans:
+            if start > at:
+                yield Segment(entry.text[at:start], style)
+            yield Segment(entry.text[start:end], style + self.tone("badge"))
+            at = end
+        if at < len(entry.text) or not spans:
+            yield Segment(entry.text[at:], style)
 
     def get_selection(self, selection: Selection) -> tuple[str, str] | None:
         """Return the selected text as it stands in the pane, without any border."""
@@ -394,19 +400,42 @@ class RingLog(LineView, Generic[T], can_focus=True):
             self._mark()
             self.pull()
 
+    def action_toggle_highlight(self) -> None:
+        """Mark what matches, or hide the rest."""
+        self._refilter(self.filter_source, self.level, highlight=not self.highlight)
+
+    def action_level(self) -> None:
+        """Show the next level: everything, warnings and errors, errors."""
+        following = LEVELS[(LEVELS.index(self.level) + 1) % len(LEVELS)]
+        self._refilter(self.filter_source, following, highlight=self.highlight)
+
+    def action_find(self, direction: int) -> None:
+        """Go to the next or previous line that matches, and hold there."""
+        ring, found = self._ring, self._filter
+        if ring is None or found is None or not found.source:
+            return
+        place = self._locate(round(self.scroll_y))
+        index = self._head if place is None else place[0]
+        if self._found is not None and self._head <= self._found < len(self._numbers):
+            index = self._found
+        while self._head <= (index := index + direction) < len(self._numbers):
+            number = self._numbers[index]
+            if number >= ring.first and found.matches(self._entry(ring[number])):
+                self._found = index
+                self.follow = False
+                row = self._starts[index] - self._first_row
+                self.scroll_to(y=max(0, row - self.size.height // 3), animate=False, immediate=True, force=True)
+                return
+        self.app.notify("no further line matches", markup=False)
+
     def action_copy(self) -> None:
         """Copy the selection, or what is on screen without one."""
-        text = self.screen.get_selected_text() or self.visible_text()
-        self.app.copy_to_clipboard(text)
-        lines = text.count("\n") + 1
-        self.app.notify(f"{lines} lines sent to the terminal's clipboard (OSC 52)", markup=False)
+        log_export.copy(self.app, self.screen.get_selected_text() or self.visible_text())
 
     def action_save(self) -> None:
         """Write every line of the view to a file in the current folder."""
-        path = Path.cwd() / f"hetero-tui-log-{time.strftime('%Y%m%d-%H%M%S')}.txt"
-        try:
-            path.write_text(self.all_text() + "\n", encoding="utf-8")
-        except OSError as error:
-            self.app.notify(f"{path}: {error.strerror}", title="Not saved", severity="error", markup=False)
-        else:
-            self.app.notify(f"{self.shown} lines saved to {path}", markup=False)
+        log_export.save(self.app, self.all_text(), self.shown)
+
+    def action_page(self) -> None:
+        """Open every line of the view in the person's pager."""
+        log_export.page(self.app, self.all_text())
