@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import sys
 import time
@@ -15,6 +16,7 @@ from hetero_tui import exit_codes, image_report, prediction_report, report, rest
 from hetero_tui.cluster_session import ClusterSession
 from hetero_tui.sanitize import clean
 from hetero_tui.session import LaunchProgress
+from hetero_tui.store import Store
 from hetero_tui.views import RunState
 from remote.checks.model import CheckResult, Verdict
 from remote.checks.run import summarize
@@ -240,13 +242,27 @@ async def follow(session: ClusterSession, *, as_json: bool) -> int:
 
 
 async def _tick(session: ClusterSession) -> None:
+    """Tell errors and warnings soon after they happen, and how far the run is every two seconds."""
     last = ""
-    while True:
-        await asyncio.sleep(2.0)
+    told = session.store.events.next
+    for beat in itertools.count(1):
+        await asyncio.sleep(0.5)
+        told = _say_troubles(session.store, told)
         line = report.progress_line(session.store)
-        if line != last:
+        if beat % 4 == 0 and line != last:
             _say(line)
             last = line
+
+
+def _say_troubles(store: Store, told: int) -> int:
+    """Tell the errors and warnings from number ``told`` on, and return the number of the next."""
+    for number in range(max(told, store.events.first), store.events.next):
+        record = store.events[number]
+        if record.level in ("error", "warning"):
+            where = f"{record.host}: " if record.host else ""
+            rank = f"rank {record.rank} " if record.rank >= 0 else ""
+            _say(f"{where}{rank}{record.level}: {record.text}")
+    return store.events.next
 
 
 async def watch(cluster: Path, *, run: str, as_json: bool, experiments: Path) -> int:
