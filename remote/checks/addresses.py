@@ -17,7 +17,9 @@ SLOW_LOOKUP = 1.0
 """Seconds of a reverse look-up; torch makes one for each peer while it forms the process group."""
 
 
-def interface_finding(facts: Facts, interface: str, address: str, report: HostReport, *, loopback: bool) -> Finding:
+def interface_finding(
+    facts: Facts, interface: str, address: str, report: HostReport, *, loopback: bool, is_given: bool = True
+) -> Finding:
     """Judge the interface and the address that Gloo will be told.
 
     Args:
@@ -26,6 +28,7 @@ def interface_finding(facts: Facts, interface: str, address: str, report: HostRe
         address: what the other ranks dial.
         report: what was seen where the ranks will run.
         loopback: all hosts are one machine on purpose.
+        is_given: the inventory names the address, so that it may be one that leads here through NAT or a tunnel.
     """
     listing = ", ".join(f"{name} {each}" for name, each in facts.addresses) or "none"
     evidence = f"route to the master: {facts.interface or 'none'} {facts.address or 'none'}; addresses: {listing}"
@@ -65,6 +68,15 @@ def interface_finding(facts: Facts, interface: str, address: str, report: HostRe
             )
     on_interface = tuple(each for name, each in facts.addresses if name == interface)
     if on_interface and is_address(address) and address not in on_interface:
+        if not is_given:
+            return fail(
+                f"the ranks would announce {on_interface[0]} of {interface}; the way to the others is {address}",
+                evidence,
+                Fix(
+                    "correct interface of the host (or under [network]) in cluster.toml, or leave it out",
+                    host=facts.host,
+                ),
+            )
         return warn(
             f"{address} is not on {interface} ({', '.join(on_interface)}): right only behind NAT or a tunnel",
             evidence,
@@ -92,7 +104,13 @@ async def _interface(context: CheckContext, name: str) -> Finding:
     except PlanError as error:
         return fail(error.message, str(error), Fix(error.next_step, host=name))
     address = await context.address(name)
-    return interface_finding(facts, interface, address, context.report.hosts[name], loopback=context.is_loopback)
+    is_given = bool(context.host(name).train_address or (context.is_master(name) and _names_master(context)))
+    seen = context.report.hosts[name]
+    return interface_finding(facts, interface, address, seen, loopback=context.is_loopback, is_given=is_given)
+
+
+def _names_master(context: CheckContext) -> bool:
+    return bool(context.inventory.cluster.master_address)
 
 
 def lookup_finding(facts: Facts, report: HostReport, peers: Mapping[str, str]) -> Finding:
@@ -135,14 +153,16 @@ def ephemeral_finding(inventory: Inventory, facts: Facts, is_master: bool) -> Fi
             f"Gloo takes its data ports from {first}-{last}, but [network] port_range says {promised[0]}-{promised[1]}",
             evidence,
             Fix(
-                "narrow the system's range to the promised one (until the next boot; /etc/sysctl.d makes it last)",
+                "narrow the system's range to the promised one (until the next boot; /etc/sysctl.d makes it last). It "
+                "is the range of the whole host: Gloo and NCCL ask the system for any port, and a container in the "
+                "host's network cannot be given a range of its own",
                 (f'sudo sysctl -w net.ipv4.ip_local_port_range="{promised[0]} {promised[1]}"',),
                 host=facts.host,
                 needs_root=True,
                 safe=True,
             ),
         )
-    if is_master and first <= port <= last:
+    if is_master and first <= port <= last and port not in _reserved(facts):
         return warn(
             f"master port {port} lies in the ephemeral range {first}-{last}: any program may be given it at any time",
             evidence,
@@ -155,6 +175,16 @@ def ephemeral_finding(inventory: Inventory, facts: Facts, is_master: bool) -> Fi
             ),
         )
     return ok(f"{first}-{last}", evidence)
+
+
+def _reserved(facts: Facts) -> set[int]:
+    """Ports the system hands out to nobody, as ``net.ipv4.ip_local_reserved_ports`` lists them."""
+    text = dict(facts.raw).get("reserved_ports", "")
+    ports: set[int] = set()
+    for first, _, last in (part.partition("-") for part in text.split(",")):
+        if first.isdigit() and (not last or last.isdigit()):
+            ports.update(range(int(first), min(int(last or first), 65535) + 1))
+    return ports
 
 
 async def _ephemeral(context: CheckContext, name: str) -> Finding:

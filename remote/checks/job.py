@@ -15,6 +15,7 @@ from remote.checks.model import (
     Finding,
     Fix,
     Severity,
+    Verdict,
     each_host,
     fail,
     ok,
@@ -24,8 +25,10 @@ from remote.checks.model import (
     whole_cluster,
 )
 from remote.checks.network_report import HostReport
+from remote.checks.shared import destination
 from remote.errors import InventoryError, PlanError
 from remote.facts import Facts
+from remote.inventory import Inventory
 from remote.plan import make_plan
 
 SHARED_MEMORY = 256 << 20
@@ -135,8 +138,9 @@ def read_folder(reply: str) -> Folder | None:
     return None
 
 
-def data_finding(path: str, folders: Mapping[str, Folder], master: str) -> Finding:
+def data_finding(path: str, folders: Mapping[str, Folder], inventory: Inventory) -> Finding:
     """Judge whether the data folder is there, holds files, and is the same on all hosts."""
+    master = inventory.master.name
     evidence = "\n".join(
         f"{host}: {path}: {folder.problem or f'{folder.count} files, {folder.digest}'}"
         for host, folder in folders.items()
@@ -144,23 +148,28 @@ def data_finding(path: str, folders: Mapping[str, Folder], master: str) -> Findi
     for problem, words in (("missing", "is not there"), ("denied", "may not be read")):
         hosts = [host for host, folder in folders.items() if folder.problem == problem]
         if hosts:
-            return fail(f"{path} {words} on {', '.join(hosts)}", evidence, _sync(path, hosts, master))
+            return fail(f"{path} {words} on {', '.join(hosts)}", evidence, _sync(path, hosts, inventory))
     empty = [host for host, folder in folders.items() if folder.count == 0]
     if empty:
-        return fail(f"{path} is empty on {', '.join(empty)}", evidence, _sync(path, empty, master))
+        return fail(f"{path} is empty on {', '.join(empty)}", evidence, _sync(path, empty, inventory))
     reference = folders.get(master) or next(iter(folders.values()))
     differing = [host for host, folder in folders.items() if folder.digest != reference.digest]
     if differing:
-        return fail(f"{path} differs on {', '.join(differing)} from {master}", evidence, _sync(path, differing, master))
+        return fail(
+            f"{path} differs on {', '.join(differing)} from {master}", evidence, _sync(path, differing, inventory)
+        )
     return ok(f"{reference.count} files, the same names and sizes on all of them", evidence)
 
 
-def _sync(path: str, hosts: list[str], master: str) -> Fix:
+def _sync(path: str, hosts: list[str], inventory: Inventory) -> Fix:
+    master = inventory.master.name
     source = shlex.quote(f"{path.rstrip('/')}/")
-    others = [host for host in hosts if host != master]
+    others = [inventory.host(name) for name in hosts if name != master]
+    ports = {host.name: f"-e 'ssh -p {host.port}' " if host.port else "" for host in others}
     return Fix(
-        f"copy the data set from {master}; these commands run there",
-        tuple(f"rsync -a {source} {host}:{source}" for host in others),
+        f"copy the data set from {master}; these commands run there, where {master} can log in to the others; what "
+        "only they have stays, so remove that by hand",
+        tuple(f"rsync -a {ports[host.name]}{source} {shlex.quote(destination(host))}:{source}" for host in others),
         host=master,
     )
 
@@ -176,7 +185,7 @@ async def _data(context: CheckContext, hosts: tuple[str, ...]) -> Finding:
         if folder is None:
             return unknown(f"{name} gave no answer about {path}", reply)
         folders[name] = folder
-    return data_finding(path, folders, context.inventory.master.name)
+    return data_finding(path, folders, context.inventory)
 
 
 async def _ask(context: CheckContext, name: str, question: str, path: str, *, timeout: float) -> str:
@@ -302,11 +311,24 @@ async def _plan(context: CheckContext, hosts: tuple[str, ...]) -> Finding:
     try:
         plan = make_plan(context.inventory, facts, "checklist")
     except (PlanError, InventoryError) as error:
+        # What one host's own check has found already is told there, with its fix.
+        for check_id in ("interface", "image", "gpu"):
+            told = [name for name in hosts if _is_red(context, check_id, name)]
+            if told:
+                return skip(f"needs “{check_id}”, which is not ok on {', '.join(told)}: {error.message}")
         return fail(str(error).partition("\n")[0], str(error), Fix(error.next_step or "correct cluster.toml"))
     return ok(
         f"{plan.world_size} ranks, {plan.backend}, rank 0 at {plan.master_address}:{plan.master_port}",
         "\n".join(plan.notes),
     )
+
+
+def _is_red(context: CheckContext, check_id: str, host: str) -> bool:
+    finding = context.findings.get((check_id, host))
+    if finding is None:
+        return False
+    # The interface is asked for on every host; a GPU or an image is not.
+    return finding.verdict is Verdict.FAIL or (check_id == "interface" and finding.verdict is Verdict.SKIP)
 
 
 LIMITS = Check(
@@ -389,5 +411,6 @@ PLAN = Check(
     remedy="Correct what it names in cluster.toml. Ranks, world size and backend are computed, never typed.",
     probe=whole_cluster(_plan),
     needs=("system",),
+    after=("interface", "image", "gpu"),
 )
 CHECKS = (LIMITS, ENVIRONMENT, LOAD, GPU_USE, DATA, OUTPUT, PLAN)

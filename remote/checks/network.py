@@ -197,7 +197,9 @@ def data_ports_finding(
         if needed:
             return fail(reasons, evidence, fix)
         if target.seen_as:
-            return ok(f"behind NAT as {target.seen_as}, with the highest address: it dials, nobody dials it", evidence)
+            dialling = ", ".join(link.source for link in tried if reached(link)) or "nobody"
+            others = ", ".join(link.source for link in broken)
+            return ok(f"behind NAT as {target.seen_as}: dialled by {dialling}, and itself dials {others}", evidence)
         return warn(f"{reasons}; not needed as addresses are now, for the higher one dials", evidence, fix)
     untried = [source for source, link in links.items() if link is None]
     if untried:

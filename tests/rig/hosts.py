@@ -11,11 +11,12 @@ namespaces and its /24 is reached: the hosts have no default route.
 from __future__ import annotations
 
 import atexit
+import ipaddress
 import os
 import signal
 import subprocess
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self
@@ -23,7 +24,7 @@ from typing import Self
 from tests.rig.image import TrainerImage
 from tests.rig.layers import link_image
 from tests.rig.leftovers import Claim
-from tests.rig.machine import LOGIN_USER, Machine, call, wait_for
+from tests.rig.machine import LOGIN_USER, Machine, call, hold_namespaces, wait_for, wait_ready
 from tests.rig.network import Switch
 from tests.rig.places import RigError, cache_folder
 
@@ -40,6 +41,7 @@ PidFile none
 AcceptEnv LANG LC_*
 Subsystem sftp internal-sftp
 """
+_CONFIG = "/etc/ssh/sshd_config"
 _NO_BRIDGE = ("--bridge=none", "--iptables=false", "--ip-masq=false")
 
 
@@ -119,6 +121,38 @@ class RigHost(Machine):
     def iptables(self, *argv: str) -> None:
         """Change the host's packet filter, for example ``"-A", "INPUT", "-s", "10.77.0.1", "-j", "DROP"``."""
         self.run("iptables", "--wait", *argv)
+
+    @contextmanager
+    def behind_nat(self, inner: str) -> Iterator[tuple[str, ...]]:
+        """Put the host into a network of its own (such as ``198.19.3.0/24``) behind a router that translates addresses.
+
+        SSH is let through, as for a virtual machine or WSL 2 in NAT mode. The value is the command line that runs a
+        command on the router.
+        """
+        network = ipaddress.IPv4Network(inner)
+        router = hold_namespaces(self.rig_id, "--net", "--", "sh", "-c", "echo ready && exec sleep infinity")
+        try:
+            wait_ready(router, "the router")
+            self._switch.connect_behind(self.number, self.holder, router.pid, network)
+            self.run("sh", "-c", f"cat >{_CONFIG}", input=_SSHD_CONFIG.format(address=network[2]))
+            self._restart_ssh()
+            yield ("nsenter", f"--target={router.pid}", "--net", "--")
+        finally:
+            router.kill()
+            router.wait(timeout=10)
+            assert router.stdout is not None
+            router.stdout.close()
+            self._switch.connect(self.number, self.holder)
+            self.run("sh", "-c", f"cat >{_CONFIG}", input=_SSHD_CONFIG.format(address=self.address))
+            self._restart_ssh()
+
+    def _restart_ssh(self) -> None:
+        self.kill_connections()
+        self.run("pkill", "-f", "^(sshd: )?/usr/sbin/sshd -D", check=False)
+        listening = "ss -Hltn 'sport = :22' | grep -q ."
+        self.run("sh", "-c", f"while {listening}; do sleep 0.02; done")
+        self.start_ssh()
+        self.run("sh", "-c", f"until {listening}; do sleep 0.02; done")
 
     def isolate(self, *, isolated: bool) -> None:
         """Keep the host from every other isolated one, as guest networks and access points do."""

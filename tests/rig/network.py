@@ -89,6 +89,34 @@ class Switch:
         """Pull or plug the cable of host ``number`` at the switch."""
         self._inside("ip", "link", "set", self._port(number), "up" if plugged else "down")
 
+    def connect_behind(self, number: int, pid: int, router: int, inner: ipaddress.IPv4Network) -> None:
+        """Lay the cable of host ``number`` over a router that translates addresses, and let SSH through to the host.
+
+        Args:
+            number: The host's number.
+            pid: A process in the host's network namespace.
+            router: A process in an empty network namespace.
+            inner: The network between the two; the host gets its second address.
+        """
+        port, own = self._port(number), str(inner[2])
+        self._inside("ip", "link", "delete", port, check=False)
+        self._inside("ip", "link", "add", port, "type", "veth", "peer", "name", "outer", "netns", str(router))
+        self._plug(port)
+        outside, inside = (("nsenter", f"--target={each}", "--net", "--") for each in (router, pid))
+        call(*outside, "ip", "link", "add", "inner", "type", "veth", "peer", "name", "eth0", "netns", str(pid))
+        for enter, interface, address in (
+            (outside, "outer", f"{self.address(number)}/24"),
+            (outside, "inner", f"{inner[1]}/{inner.prefixlen}"),
+            (inside, "eth0", f"{own}/{inner.prefixlen}"),
+        ):
+            call(*enter, "ip", "address", "add", address, "dev", interface)
+            call(*enter, "ip", "link", "set", interface, "up")
+        call(*inside, "ip", "route", "add", "default", "via", str(inner[1]))
+        call(*outside, "sysctl", "-qw", "net.ipv4.ip_forward=1")
+        nat = (*outside, "iptables", "--wait", "-t", "nat")
+        call(*nat, "-A", "POSTROUTING", "-o", "outer", "-j", "MASQUERADE")
+        call(*nat, "-A", "PREROUTING", "-i", "outer", "-p", "tcp", "--dport", "22", "-j", "DNAT", "--to", own)
+
     def isolate(self, number: int, *, isolated: bool) -> None:
         """Let the port of host ``number`` talk to no other isolated port."""
         self._inside("bridge", "link", "set", "dev", self._port(number), "isolated", "on" if isolated else "off")

@@ -25,6 +25,7 @@ from remote.checks.job import (
 from remote.checks.model import Verdict
 from remote.checks.network_report import HostReport
 from remote.facts import Facts, Gpu
+from remote.inventory import Cluster, Host, Inventory
 from remote.runner import Completed
 
 FACTS = Facts(host="pc1", system="Linux", distribution="debian 12", cpu_count=8)
@@ -112,12 +113,13 @@ FULL = Folder(3, "1-1")
     ],
 )
 def test_data(folders: dict[str, Folder], verdict: Verdict, words: str) -> None:
-    finding = data_finding("/data/my set", folders, "pc1")
+    inventory = Inventory(cluster=Cluster(name="c"), hosts=(Host(name="pc1"), Host(name="pc2", user="ada", port=23)))
+    finding = data_finding("/data/my set", folders, inventory)
     assert finding.verdict is verdict
     assert words in finding.reason
     if verdict is Verdict.FAIL:
         assert finding.fix is not None
-        assert finding.fix.commands == ("rsync -a '/data/my set/' pc2:'/data/my set/'",)
+        assert finding.fix.commands == ("rsync -a -e 'ssh -p 23' '/data/my set/' ada@pc2:'/data/my set/'",)
 
 
 def test_output_folders(tmp_path: Path) -> None:

@@ -351,7 +351,7 @@ HIGH = replace(TARGET, address="198.19.3.2", seen_as="10.0.0.9")
         (TARGET, False, Verdict.FAIL, "DROP"),
         (replace(TARGET, address="10.0.0.200"), False, Verdict.WARN, "not needed"),
         (replace(TARGET, address="10.0.0.200"), True, Verdict.FAIL, "DROP"),
-        (HIGH, False, Verdict.OK, "nobody dials it"),
+        (HIGH, False, Verdict.OK, "dialled by nobody, and itself dials b"),
         (replace(HIGH, address="10.0.0.1"), False, Verdict.FAIL, "DROP"),
     ],
 )

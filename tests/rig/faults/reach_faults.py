@@ -128,7 +128,7 @@ async def as_root(case: Case, fix: Fix) -> None:
 
 
 def twice(bench: Bench) -> str:
-    """Name h2 again as h3, with another account: the same address and account twice is refused when the file is read."""
+    """Name h2 again as h3, with another account: one address and account twice is refused when the file is read."""
     h2, h3 = bench.host("h2"), bench.host("h3")
     before, start, entry = healthy_text(bench).partition('name = "h3"')
     entry = entry.replace(h3.address, h2.address).replace(h3.fingerprint, h2.fingerprint)
