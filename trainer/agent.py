@@ -49,6 +49,8 @@ class _Rank:
     next_seq: int = 0
     restarts: int = 0
     reported_failure: bool = False
+    is_prepared: bool = False
+    """Its script trains through this package: the rank can be lost and come back."""
     exit_code: int | None = None
 
 
@@ -163,6 +165,7 @@ class Agent:
         started = _Rank(rank, local_rank, device, process, [])
         if before is not None:
             started.next_seq, started.restarts = before.next_seq, before.restarts + 1
+            started.is_prepared = before.is_prepared
         started.relays = [
             threading.Thread(target=self._relay_events, args=(started, os.fdopen(events_read, "rb")), daemon=True),
             threading.Thread(target=self._relay_output, args=(started, process.stdout, "stdout"), daemon=True),
@@ -203,7 +206,9 @@ class Agent:
     def _may_restart(self, ended: _Rank, code: int) -> bool:
         """Only a death is worth another try: a rank that says why it failed would fail again."""
         died = code < 0 or not ended.reported_failure
-        if not (self._options.elastic and died) or self._asked_to_stop or self._options.script:
+        if not (self._options.elastic and died) or self._asked_to_stop:
+            return False
+        if self._options.script and not (ended.is_prepared and code < 0):
             return False
         if self._store is not None and self._store.returncode is not None:
             return False
@@ -254,6 +259,7 @@ class Agent:
                     continue
                 source.next_seq = int(found[1]) + 1
                 source.reported_failure = source.reported_failure or '"kind":"failed"' in text[:40]
+                source.is_prepared = source.is_prepared or '"kind":"calibrated"' in text[:40]
                 self._write_line(text)
 
     def _relay_output(self, source: _Rank | None, pipe: IO[bytes], stream: str) -> None:

@@ -50,6 +50,8 @@ class Coordinator:
         self.ended = asyncio.Event()
         """Set when every rank that lives has ended in good order, or the run was aborted and all are gone."""
         self._may_leave = False
+        self._elastic_once_formed = False
+        """A script that fails on one rank before the first group ends the run; later it can do without the rank."""
         self._alone_since = math.inf
 
     async def start(self, preferred_port: int) -> int:
@@ -141,6 +143,9 @@ class Coordinator:
             reason = f"its connection broke ({error})"
         except (ValueError, KeyError, TypeError) as error:
             reason = f"it sent something that is no message ({error!r})"
+        except asyncio.CancelledError:
+            # The run is over and this process ends; asyncio would report the task as one that failed.
+            reason = "the run is over"
         finally:
             if peer is not None:
                 self._drop(peer, reason)
@@ -163,12 +168,16 @@ class Coordinator:
         match message["type"]:
             case "ready":
                 self._send(self.roster.ready(peer.rank, int(message["step"]), message["card"]))
+                self.roster.elastic |= self._elastic_once_formed and self.roster.generation >= 0
             case "broken":
                 self._send(self.roster.broken(peer.rank, int(message["generation"]), str(message["reason"])))
             case "command":
                 self._send(self.roster.command(str(message["name"]), message["command"]))
             case "failed":
                 self._drop(peer, str(message["reason"]))
+            case "take_part":
+                self._elastic_once_formed = bool(message["elastic"])
+                self._heartbeat_timeout = float(message["heartbeat_timeout"])
             case "finished":
                 self._send(self.roster.finished(peer.rank))
             case other:

@@ -153,6 +153,10 @@ class Link:
                 self._raise_if_ended()
             return self._inbox.commands[after:]
 
+    def take_part(self, *, elastic: bool, heartbeat_timeout: float) -> None:
+        """Tell, before anything else, that this rank's script trains through this package: it can lose ranks."""
+        self._send({"type": "take_part", "elastic": elastic, "heartbeat_timeout": heartbeat_timeout})
+
     def finished(self) -> None:
         """Tell that this rank ends in good order."""
         self._send({"type": "finished"})

@@ -31,6 +31,7 @@ from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 import trainer
+from trainer import launch
 from trainer.events import Done, Emitter, Joined, Notice, Step
 from trainer.gradient_clock import GradientClock
 
@@ -77,6 +78,8 @@ def run_script(script: Path, arguments: Sequence[str], emitter: Emitter, world_s
         signal.signal(signal.SIGINT, signal.default_int_handler)
     _tell_shadowed(script, emitter)
     observer = install(emitter, world_size)
+    if launch.current is not None:
+        launch.current.stop_watching = observer.remove
     before = sys.argv, list(sys.path)
     began = time.monotonic()
     sys.argv = [str(script), *arguments]
@@ -90,7 +93,7 @@ def run_script(script: Path, arguments: Sequence[str], emitter: Emitter, world_s
     finally:
         observer.remove()
         sys.argv, sys.path[:] = before
-    if exit_code == 0:
+    if exit_code == 0 and not (launch.current and launch.current.is_prepared):
         emitter.emit(Done, steps=observer.steps, samples=observer.samples, seconds=time.monotonic() - began)
     return exit_code
 

@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainer.control import ControlFolder
+from trainer import launch
+from trainer.control import Command, ControlFolder
 from trainer.environment import RankEnvironment, read_rank
 from trainer.errors import StartError, TrainerError
 from trainer.events import Done, Emitter, Failed, Hello, Notice
@@ -67,11 +68,8 @@ class RankRun:
         from trainer.workloads import build
 
         workload = build(self._options)
-        commands = self._control.wait_for_go(self._stop_signal.is_set)
-        if self._place.is_restart:
-            # What was commanded before this process began has been applied by the others; they tell the result.
-            commands = [command for command in commands if command.name == "simulate"]
-        elif self._stop_signal.is_set() or any(command.name == "stop" for command in commands):
+        commands = self._commands_with_the_go()
+        if commands is None:
             self._emitter.emit(Done, state="stopped")
             return 0
         self._training = Training(
@@ -92,21 +90,38 @@ class RankRun:
         from trainer.training import connect
 
         host, script = self._place.host, self._options.script
-        commands = self._control.wait_for_go(self._stop_signal.is_set)
-        if self._stop_signal.is_set() or any(command.name == "stop" for command in commands):
+        commands = self._commands_with_the_go()
+        if commands is None:
             self._emitter.emit(Done, state="stopped")
             return 0
         os.environ.update(torchrun_environment(os.environ, host.run_id))
         link = self._link = connect(self._place)
         link.on_break = self._on_script_break
+        launched = launch.current = launch.Launched(
+            self._place, self._options, self._emitter, self._control, commands, device, link, self._stop_signal
+        )
         with Telemetry(self._emitter, uuid=gpu_uuid(device)):
             exit_code = run_script(Path(script[0]), script[1:], self._emitter, host.world_size)
+        if launched.is_over:
+            return exit_code
         link.on_break = lambda _generation, _reason: None
-        if exit_code == 0:
+        if exit_code == 0 and not launched.is_prepared:
             link.finished()
-        else:
-            link.failed(f"its script ended with exit code {exit_code}")
+            return 0
+        link.failed(f"its script ended with exit code {exit_code}{' before its training' if exit_code == 0 else ''}")
+        if exit_code == 0:
+            self._emitter.emit(Done, state="stopped", steps=launched.steps())
         return exit_code
+
+    def _commands_with_the_go(self) -> list[Command] | None:
+        """Wait for the go and return what else came with it; None when the run was stopped before it began."""
+        commands = self._control.wait_for_go(self._stop_signal.is_set)
+        if self._place.is_restart:
+            # What was commanded before this process began has been applied by the others; they tell the result.
+            return [command for command in commands if command.name == "simulate"]
+        if self._stop_signal.is_set() or any(command.name == "stop" for command in commands):
+            return None
+        return commands
 
     def _on_script_break(self, _generation: int, reason: str) -> None:
         self._emitter.emit(Failed, error=f"RunAborted: {reason}", exit_code=1)

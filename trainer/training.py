@@ -26,7 +26,7 @@ from trainer.link import Link, RunOver
 from trainer.loop import Loop, StoppedEarly, Wiring
 from trainer.options import Options
 from trainer.reduction import Reduction
-from trainer.speed import Calibration, calibrate, sizes
+from trainer.speed import BUDGET_SECONDS, REJOIN_BUDGET_SECONDS, Calibration, calibrate, sizes
 from trainer.state import Progress
 from trainer.store import COORDINATOR_KEY
 from trainer.workloads import Workload
@@ -102,6 +102,14 @@ class Training:
         self._calibration: Calibration | None = None
         self._calibration_told = False
         self._loop: Loop | None = None
+        self._present_group: Group | None = None
+        self.first_step = 0
+        """The step that training begins with here: 0, or that of the checkpoint."""
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the lowest rank of the present group."""
+        return self._present_group is not None and self._place.rank == min(self._present_group.members, default=0)
 
     @property
     def step(self) -> int | None:
@@ -118,13 +126,16 @@ class Training:
         Raises:
             TrainerError: anything that ends this rank before the end of the run.
         """
+        progress, balance_state = self._restore()
+        self.first_step = progress.step
         calibration = self._calibration = calibrate(
             self._learner.probe,
             self._micro_batches(),
             device=self._device,
             simulated_samples_per_second=self._place.host.simulated_samples_per_second,
+            # The others train meanwhile, and the first steps correct what a short look has missed.
+            budget=REJOIN_BUDGET_SECONDS if self._place.is_restart else BUDGET_SECONDS,
         )
-        progress, balance_state = self._restore()
         self._take_commands(commands)
         wiring = Wiring(
             options=self._options,
@@ -184,7 +195,7 @@ class Training:
 
     def _group(self) -> Group:
         host = self._place.host
-        return Group(
+        self._present_group = Group(
             self._link,
             rank=self._place.rank,
             run_id=host.run_id,
@@ -192,6 +203,7 @@ class Training:
             port=host.master_port,
             backend=host.backend,
         )
+        return self._present_group
 
     def _measure_link(self, group: Group) -> float:
         """Measure the link of a new group and, once, tell what is known of this rank; all members call it."""

@@ -25,11 +25,18 @@ class SampleDropout(nn.Module):
         """Drop features of shape (samples, …); ``keys`` is int64 of shape (samples,)."""
         if not self.training or self.probability == 0:
             return features
-        flat = features.flatten(1)
-        positions = torch.arange(flat.shape[1], device=features.device, dtype=torch.int64)
-        bits = mix(keys[:, None] + mix(positions + (self.layer << 40))[None, :])
-        kept = ((bits >> 40) & ((1 << 24) - 1)) >= int(self.probability * (1 << 24))
-        return (flat * kept.to(flat.dtype) / (1 - self.probability)).view_as(features)
+        return sample_dropout(features, keys, self.probability, self.layer)
+
+
+def sample_dropout(features: Tensor, keys: Tensor, probability: float, layer: int) -> Tensor:
+    """Drop features of shape (samples, …) by the samples' ``keys`` and scale up what is left."""
+    if probability >= 1:
+        return torch.zeros_like(features)
+    flat = features.flatten(1)
+    positions = torch.arange(flat.shape[1], device=features.device, dtype=torch.int64)
+    bits = mix(keys[:, None] + mix(positions + (layer << 40))[None, :])
+    kept = ((bits >> 40) & ((1 << 24) - 1)) >= int(probability * (1 << 24))
+    return (flat * kept.to(flat.dtype) / (1 - probability)).view_as(features)
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
