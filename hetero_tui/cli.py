@@ -18,6 +18,7 @@ from hetero_tui.cli_options import (
     Experiments,
     Resume,
     RunId,
+    Without,
 )
 from hetero_tui.cli_options import run_coroutine as _run
 
@@ -91,6 +92,7 @@ def up(
     detach: Annotated[bool, Parameter(negative="", help="Return once training has started.")] = False,
     skip_checks: Annotated[bool, Parameter(negative="", help="Launch even when checks fail.")] = False,
     resume: Resume = None,
+    without: Without = None,
     experiments: Experiments = DEFAULT_EXPERIMENTS,
 ) -> int:
     """Check, launch and follow a run without a screen. Ctrl-C stops the run and brings its results home."""
@@ -104,6 +106,7 @@ def up(
             skip_checks=skip_checks,
             experiments=experiments,
             resume=None if resume is None else "".join(resume),
+            without=tuple(without or ()),
         )
     )
 

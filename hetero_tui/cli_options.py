@@ -22,6 +22,9 @@ Resume = Annotated[
         help="Go on from the newest good checkpoint of this run; of the newest run that has one when none is named.",
     ),
 ]
+Without = Annotated[
+    list[str] | None, Parameter(negative="", help="Leave this host out, such as one that is gone; may be repeated.")
+]
 RunId = Annotated[str, Parameter(help="Which run; the newest when left out.")]
 DEFAULT_EXPERIMENTS = Path("experiments")
 Ascii = Annotated[bool, Parameter(negative="", help="Plain ASCII instead of box and braille characters.")]
