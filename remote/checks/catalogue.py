@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from remote.checks import addresses, engine, gpu, image, job, network, reach, resources, software
+from remote.checks import addresses, engine, gpu, image, job, network, reach, resources, script, software
 from remote.checks.model import Check
 
 GROUPS: tuple[tuple[str, tuple[Check, ...]], ...] = (
@@ -12,7 +12,7 @@ GROUPS: tuple[tuple[str, tuple[Check, ...]], ...] = (
     ("GPU", gpu.CHECKS),
     ("Image and software", (*image.CHECKS, gpu.CUDA, *software.CHECKS)),
     ("Network", (addresses.EPHEMERAL, network.PROBE, *addresses.CHECKS, *network.CHECKS)),
-    ("Job", job.CHECKS),
+    ("Job", (*job.CHECKS, script.SCRIPT)),
 )
 """What belongs together on the screen."""
 CATALOGUE: tuple[Check, ...] = tuple(check for _, checks in GROUPS for check in checks)

@@ -50,6 +50,7 @@ class JobEngine(Protocol):
         *,
         files: Mapping[str, bytes] | None = None,
         gpu_uuids: Sequence[str] = (),
+        mounts: Sequence[tuple[str, str, str]] = (),
         timeout: float = 60.0,
     ) -> Completed:
         """Run a container with the job's flags to its end and remove it; ``files`` are written into it first."""

@@ -9,7 +9,6 @@ ELSEWHERE: Mapping[str, tuple[str, str]] = {
     "PF-12": ("Container name taken", "Names carry the run id; only containers with our label are removed."),
     "PF-14": ("`-it` without a terminal", "No container is given a terminal."),
     "PF-15": ("Published ports on the host network", "No port is published."),
-    "PF-21": ("Mount hides the image's code", "Only the data and the checkpoint folder are mounted, under /hetero."),
     "PF-23": ("Block-buffered output", "The plan sets PYTHONUNBUFFERED=1 for every rank."),
     "PF-51": ("Proxy variables", "Ranks talk over plain TCP, which no proxy variable touches."),
     "PF-55": (

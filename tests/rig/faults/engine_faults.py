@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 
 from remote.checks.model import Fix
 from remote.plan_contract import LABEL_CLUSTER, LABEL_HOST, LABEL_RANKS, LABEL_RUN
+from tests.rig.clusters import cluster_toml
 from tests.rig.faults.bench import EVERYTHING, Bench
 from tests.rig.faults.model import Case, Fault, healthy_text
 from tests.rig.hosts import RigHost
@@ -190,6 +191,43 @@ async def own_image_no_more(case: Case, _: Fix) -> None:
     await case.rewrite(healthy_text(case.bench))
 
 
+CODE = "/hetero/data/train.py"
+
+
+def hidden_code(bench: Bench) -> str:
+    return (
+        cluster_toml(bench.rig, {"data_dir": f"/srv/{LOGIN_USER}/set"})
+        .replace('workload = "simple_cnn"', f'script = "{CODE}"')
+        .replace(bench.rig.image, "own:1")
+        .replace("samples = 1920\n", "")
+    )
+
+
+@contextmanager
+def mounted_over(bench: Bench) -> Iterator[None]:
+    """Bake a script into the image of all hosts, where the job mounts its data; other files are in the data folder."""
+    for host in bench.rig.hosts:
+        folder = f"/srv/{LOGIN_USER}/set"
+        host.run("sh", "-c", f"mkdir {folder} && echo data >{folder}/one && mkdir -p /tmp/own/data")
+        host.run("sh", "-c", "echo 'import torch' >/tmp/own/data/train.py && cp /tmp/own/data/train.py /tmp/own/")
+        host.docker("create", "--name", "own", bench.rig.image, "true")
+        host.docker("cp", "/tmp/own/data", "own:/hetero/data")
+        host.docker("cp", "/tmp/own/train.py", "own:/hetero/train.py")
+        host.docker("commit", "own", "own:1")
+        host.docker("rm", "own")
+    try:
+        yield
+    finally:
+        for host in bench.rig.hosts:
+            host.run("rm", "-r", f"/srv/{LOGIN_USER}/set", "/tmp/own")
+            host.docker("rmi", "own:1")
+
+
+async def outside_the_mount(case: Case, fix: Fix) -> None:
+    assert "not below /hetero/data" in fix.text
+    await case.rewrite(case.text.replace(CODE, "/hetero/train.py"))
+
+
 FAULTS = (
     Fault(
         name="dead-engine",
@@ -274,6 +312,18 @@ FAULTS = (
         reason="is made for arm64",
         fix="--platform linux/amd64",
         repair=build_again,
+    ),
+    Fault(
+        name="mount-hides-the-code",
+        codes=("PF-21",),
+        inject=mounted_over,
+        text=hidden_code,
+        check="script",
+        at=("h1", "h2", "h3"),
+        reason="data_dir is mounted over /hetero/data",
+        fix="where no folder of the host is mounted",
+        repair=outside_the_mount,
+        looks_at=("engine", "image", "data", "output", "plan", "script"),
     ),
     Fault(
         name="image-without-torch",
