@@ -40,6 +40,8 @@ class Glyphs:
     down: str
     pending: str
     dot: str
+    folded: str
+    unfolded: str
 
 
 UNICODE: Final = Glyphs(
@@ -87,6 +89,8 @@ UNICODE: Final = Glyphs(
     down="▼",
     pending="·",
     dot="·",
+    folded="▸",
+    unfolded="▾",
 )
 
 ASCII: Final = Glyphs(
@@ -134,6 +138,8 @@ ASCII: Final = Glyphs(
     down="v",
     pending=".",
     dot="-",
+    folded=">",
+    unfolded="v",
 )
 
 VERDICT_TONES: Final[Mapping[Verdict, str]] = {

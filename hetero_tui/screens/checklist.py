@@ -11,28 +11,35 @@ from textual.binding import Binding, BindingType
 from textual.containers import Container, VerticalScroll
 from textual.content import Content
 from textual.strip import Strip
-from textual.widgets import Footer, Static
+from textual.widgets import Footer, Input, Static
 
-from hetero_tui.checklist import ChecklistState, Place
+from hetero_tui.checklist import ORDER, ChecklistState, Place, affected
 from hetero_tui.messages import CheckMoved, ChecksEnded, OperationFailed
+from hetero_tui.preflight import PreflightProtocol
 from hetero_tui.sanitize import clean, clean_block
 from hetero_tui.screens.base import LiveScreen
+from hetero_tui.screens.check_detail import check_detail, group_detail
+from hetero_tui.screens.fixing import FixEnded, Fixing, tell
+from hetero_tui.screens.matrix import MatrixScreen
+from hetero_tui.screens.prediction import PredictionScreen
 from hetero_tui.theme import VERDICT_TONES
-from hetero_tui.widgets.checklist_grid import ORDER, ChecklistGrid
+from hetero_tui.widgets.checklist_grid import ChecklistGrid
 from hetero_tui.widgets.lines import LineView
-from remote.checks.model import CheckResult, Verdict
+from remote.checks.model import Fix, Verdict
+from remote.fixes import FixPlan
 
 if TYPE_CHECKING:
     from hetero_tui.session import SessionProtocol
 
 
 class ChecklistSummary(LineView):
-    """One line: how many cells are ok, warn, fail, unknown, and what to do next."""
+    """One line: how many cells have answered, how many are ok, warn, fail, unknown, and what to do next."""
 
     def __init__(self, session: SessionProtocol, state: ChecklistState) -> None:
         super().__init__(id="summary")
         self._session = session
         self._state = state
+        self._cells = 0
         self._seen: object = None
 
     def pull(self) -> None:
@@ -41,6 +48,8 @@ class ChecklistSummary(LineView):
         seen = (self._state.version, connected)
         if seen != self._seen:
             self._seen = seen
+            checks, hosts = self._session.checks, len(self._session.hosts)
+            self._cells = sum(1 if check.scope == "cluster" else hosts for check in checks)
             self.refresh()
 
     def render_line(self, y: int) -> Strip:  # noqa: ARG002
@@ -50,21 +59,28 @@ class ChecklistSummary(LineView):
         hosts = self._session.hosts.values()
         connected = sum(status.phase == "connected" for status in hosts)
         line = self.line().add(f" {connected}/{len(hosts)} hosts connected", self.tone("dim"))
+        if self._state.running:
+            answered, total = sum(counts.values()), max(self._cells, 1)
+            bar = 10 if width >= 100 else 5
+            filled = min(bar, bar * answered // total)
+            line.add("   ").add(self.glyphs.compute * filled, self.tone("accent"))
+            line.add(self.glyphs.wait * (bar - filled), self.tone("dim"))
+            line.add(f" {answered}/{total} answered, {len(self._state.running)} running", self.tone("bold"))
         for verdict in reversed(ORDER):
             if counts[verdict]:
                 piece = f"   {self.glyphs.verdicts[verdict]} {counts[verdict]} {verdict.value}"
                 if line.width + cell_len(piece) <= width:
                     line.add(piece, self.tone(VERDICT_TONES[verdict]))
-        if self._state.running:
-            hint = f"   {len(self._state.running)} running"
-        elif counts[Verdict.FAIL]:
-            hint = "   mend what fails, then R"
-        elif counts:
-            hint = "   ready: enter reviews the plan"
-        else:
+        if self._state.running or not counts:
             hint = ""
-        if line.width + len(hint) <= width:
-            line.add(hint, self.tone("bold"))
+        elif counts[Verdict.FAIL]:
+            hint = "   mend what fails (F runs a fix), then R"
+        else:
+            hint = "   ready: enter reviews the plan"
+        for shown in (hint, "   mend what fails, then R" if counts[Verdict.FAIL] else ""):
+            if line.width + len(shown) <= width:
+                line.add(shown, self.tone("bold"))
+                break
         return line.strip(width)
 
 
@@ -78,7 +94,12 @@ class ChecklistScreen(LiveScreen):
         Binding("r", "rerun_one", "Re-run", id="checklist.rerun"),
         Binding("R", "rerun_all", "Re-run all", id="checklist.rerun_all"),
         Binding("exclamation_mark", "failing_first", "Failing first", key_display="!", id="checklist.failing"),
+        Binding("F", "run_fix", "Run fix", id="checklist.fix"),
         Binding("y", "copy_fix", "Copy fix", id="checklist.copy"),
+        Binding("slash", "filter", "Filter", key_display="/", id="checklist.filter"),
+        Binding("m", "matrix", "Network", id="checklist.matrix"),
+        Binding("p", "prediction", "Worth it?", id="checklist.prediction"),
+        Binding("escape", "clear_filter", "Clear filter", show=False, id="checklist.clear"),
         Binding("i", "app.show_images", "Images", show=False, id="checklist.images"),
         Binding("M", "app.show_monitor", "Monitor", id="checklist.monitor"),
     ]
@@ -86,12 +107,20 @@ class ChecklistScreen(LiveScreen):
     def __init__(self, session: SessionProtocol) -> None:
         super().__init__(session)
         self.state = ChecklistState()
-        self._shown_detail: object = None
+        found = getattr(session, "preflight", None)
+        self._preflight = found if isinstance(found, PreflightProtocol) else None
+        self._fixing = Fixing(self, self._preflight) if self._preflight is not None else None
 
     def compose(self) -> ComposeResult:
         """Header, summary, grid beside or above the detail, footer."""
         yield self.header()
         yield ChecklistSummary(self.session, self.state)
+        yield Input(
+            placeholder="filter: words of a check, a host, an answer; !word leaves out",
+            id="checklist-filter",
+            compact=True,
+            select_on_focus=False,
+        )
         with Container(id="checklist-body"):
             yield ChecklistGrid(self.session, self.state)
             with VerticalScroll(id="detail", can_focus=True):
@@ -134,8 +163,7 @@ class ChecklistScreen(LiveScreen):
         """Everything has answered: go to the first failure."""
         self.state.ended()
         grid = self.query_one(ChecklistGrid)
-        if grid.failing_first:
-            grid.sort_rows()
+        grid.sort_rows()
         failing = self.first_failure()
         current = self.state.results.get(grid.place) if grid.place else None
         if failing is not None and (current is None or current.finding.verdict is not Verdict.FAIL):
@@ -160,41 +188,96 @@ class ChecklistScreen(LiveScreen):
 
     def show_detail(self, place: Place | None) -> None:
         """Show why, the evidence and the fix."""
-        if place is None:
-            self.query_one("#detail-text", Static).update(Content("No checks."))
-            return
-        result = self.state.results.get(place)
-        self.query_one("#detail-text", Static).update(self._detail(place, result))
+        text = self.query_one("#detail-text", Static)
+        group = self.query_one(ChecklistGrid).group
+        glyphs = self.hetero.glyphs.verdicts
+        if place is not None:
+            check = next(each for each in self.session.checks if each.id == place.check_id)
+            plan = self._fix_plan(place)
+            text.update(check_detail(check, place, self.state, self.session.hosts.get(place.host), plan, glyphs))
+        elif group is not None:
+            text.update(group_detail(group, self.state, tuple(self.session.hosts), glyphs))
+        else:
+            text.update(Content("No check passes the filter." if self.session.checks else "No checks."))
         self.query_one("#detail", VerticalScroll).scroll_home(animate=False)
 
-    def _detail(self, place: Place, result: CheckResult | None) -> Content:
-        check = next(each for each in self.session.checks if each.id == place.check_id)
-        where = place.host or "whole cluster"
-        pieces: list[Content | str | tuple[str, str]] = [(check.title, "bold"), f" · {where}\n"]
-        status = self.session.hosts.get(place.host)
-        if status is not None and status.phase in ("failed", "lost"):
-            pieces += [("Not connected: ", "bold $text-error"), clean_block(status.detail), "\n"]
-        if result is None:
-            running = place in self.state.running
-            needs = f"\nNeeds: {', '.join(check.needs)}" if check.needs else ""
-            pieces.append("Running…" if running else f"Not run yet.{needs}")
-            return Content.assemble(*pieces)
-        finding = result.finding
-        colour = {"ok": "$text-success", "warn": "$text-warning", "fail": "$text-error", "unknown": "$text-warning"}
-        glyph = self.hetero.glyphs.verdicts[finding.verdict]
-        style = f"bold {colour.get(finding.verdict.value, '$text-muted')}"
-        pieces += [(f"{glyph} {finding.verdict.value}", style), f"  {clean(finding.reason)}\n"]
-        if finding.fix is not None:
-            fix = finding.fix
-            place_text = f" on {fix.host}" if fix.host else ""
-            root = ", needs root" if fix.needs_root else ""
-            pieces += [("\nFix", "bold"), f"{place_text}{root} (y copies)\n{clean_block(fix.text)}\n"]
-            pieces += [(f"  {clean(command)}\n", "$text-accent") for command in fix.commands]
-        if finding.evidence:
-            pieces += [("\nEvidence\n", "bold"), (clean_block(finding.evidence), "$text-muted"), "\n"]
-        if result.seconds:
-            pieces.append((f"\nanswered in {result.seconds:.2f} s", "$text-muted"))
-        return Content.assemble(*pieces)
+    def _fix(self, place: Place | None) -> Fix | None:
+        result = self.state.results.get(place) if place else None
+        return result.finding.fix if result else None
+
+    def _fix_plan(self, place: Place | None) -> FixPlan | None:
+        fix = self._fix(place)
+        if fix is None or self._preflight is None or self.hetero.readonly:
+            return None
+        return self._preflight.plan_fix(fix)
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:  # noqa: ARG002
+        """Offer only what this session can do; nothing that changes a host with ``readonly``."""
+        match action:
+            case "run_fix":
+                return self._preflight is not None and not self.hetero.readonly
+            case "matrix" | "prediction":
+                return self._preflight is not None
+            case _:
+                return True
+
+    def action_run_fix(self) -> None:
+        """Show what the fix would run, and run it after a yes."""
+        place = self.query_one(ChecklistGrid).place
+        plan = self._fix_plan(place)
+        if place is None or plan is None or self._fixing is None:
+            self.notify("This cell has no fix to run", markup=False)
+            return
+        self._fixing.begin(place, plan)
+
+    @on(FixEnded)
+    def fix_ended(self, message: FixEnded) -> None:
+        """Say how it went, and ask again what the fix concerns."""
+        checks = affected(self.session.checks, message.place.check_id)
+        hosts = frozenset({message.place.host, message.plan.host} - {""})
+        tell(self, message, lambda: self.run_checks(checks, hosts if message.place.host else None))
+
+    def action_matrix(self) -> None:
+        """Show the network between the hosts."""
+        if self._preflight is not None:
+            self.app.push_screen(MatrixScreen(self.session, self._preflight, self._probe_network))
+
+    def _probe_network(self) -> None:
+        sources = frozenset(check.id for check in self.session.checks if check.is_source)
+        concerned = frozenset(each for source in sources for each in affected(self.session.checks, source))
+        self.run_checks(concerned or None)
+
+    def action_prediction(self) -> None:
+        """Show what the cluster is predicted to do."""
+        if self._preflight is not None:
+            self.app.push_screen(PredictionScreen(self.session, self._preflight))
+
+    def action_filter(self) -> None:
+        """Type a filter."""
+        field = self.query_one("#checklist-filter", Input)
+        field.add_class("-shown")
+        field.focus()
+
+    def action_clear_filter(self) -> None:
+        """Show everything again."""
+        field = self.query_one("#checklist-filter", Input)
+        field.value = ""
+        field.remove_class("-shown")
+        self.query_one(ChecklistGrid).focus()
+
+    @on(Input.Changed, "#checklist-filter")
+    def filter_changed(self, event: Input.Changed) -> None:
+        """Filter while it is typed."""
+        grid = self.query_one(ChecklistGrid)
+        grid.set_filter(event.value)
+        event.input.border_title = f"{grid.shown} of {len(self.session.checks)}"
+
+    @on(Input.Submitted, "#checklist-filter")
+    def filter_done(self, event: Input.Submitted) -> None:
+        """Go on in the grid; an empty filter disappears."""
+        if not event.value:
+            event.input.remove_class("-shown")
+        self.query_one(ChecklistGrid).focus()
 
     def action_rerun_one(self) -> None:
         """Run the check under the cursor again, on its host."""
@@ -213,9 +296,7 @@ class ChecklistScreen(LiveScreen):
 
     def action_copy_fix(self) -> None:
         """Copy the commands of the fix, or its text."""
-        place = self.query_one(ChecklistGrid).place
-        result = self.state.results.get(place) if place else None
-        fix = result.finding.fix if result else None
+        fix = self._fix(self.query_one(ChecklistGrid).place)
         if fix is None:
             self.notify("This cell has no fix to copy", markup=False)
             return

@@ -17,6 +17,7 @@ from remote.errors import HostKeyUnknown, HostUnreachable, LaunchError, PlanErro
 from remote.inventory import Cluster, Host, Inventory
 from remote.plan import HostPlan, LaunchPlan, RankPlan
 from remote.runtime import HostRunState, State
+from tests.pilot.fake_preflight import FakePreflight
 from trainer.events import (
     Calibrated,
     Done,
@@ -66,19 +67,19 @@ HOSTS = (
 )
 
 CHECKS = (
-    CheckInfo("ssh", "SSH login", "blocks", "host"),
-    CheckInfo("system", "Operating system", "warns", "host", ("ssh",)),
-    CheckInfo("disk", "Disk space", "blocks", "host", ("ssh",)),
-    CheckInfo("engine", "Docker Engine", "blocks", "host", ("ssh",)),
-    CheckInfo("gpu", "GPU and driver", "warns", "host", ("ssh",)),
-    CheckInfo("gpu-container", "GPU inside a container", "blocks", "host", ("gpu", "engine")),
-    CheckInfo("image", "Image present", "blocks", "host", ("engine",)),
-    CheckInfo("clock", "Clock agreement", "warns", "host", ("ssh",)),
-    CheckInfo("interface", "Network interface", "blocks", "host", ("ssh",)),
-    CheckInfo("ports", "Every pair can connect", "blocks", "host", ("interface",)),
-    CheckInfo("mtu", "Large packets pass", "blocks", "host", ("ports",)),
-    CheckInfo("versions", "Same torch everywhere", "blocks", "cluster", ("image",)),
-    CheckInfo("port-free", "Rendezvous port is free", "blocks", "cluster", ("ssh",)),
+    CheckInfo("ssh", "SSH login", "blocks", "host", group="Hosts"),
+    CheckInfo("system", "Operating system", "warns", "host", ("ssh",), group="Hosts"),
+    CheckInfo("disk", "Disk space", "blocks", "host", ("ssh",), group="Resources"),
+    CheckInfo("engine", "Docker Engine", "blocks", "host", ("ssh",), group="Docker"),
+    CheckInfo("gpu", "GPU and driver", "warns", "host", ("ssh",), group="GPU"),
+    CheckInfo("gpu-container", "GPU inside a container", "blocks", "host", ("gpu", "engine"), group="GPU"),
+    CheckInfo("image", "Image present", "blocks", "host", ("engine",), group="Image and software"),
+    CheckInfo("clock", "Clock agreement", "warns", "host", ("ssh",), group="Hosts"),
+    CheckInfo("interface", "Network interface", "blocks", "host", ("ssh",), group="Network"),
+    CheckInfo("ports", "Every pair can connect", "blocks", "host", ("interface",), group="Network"),
+    CheckInfo("mtu", "Large packets pass", "blocks", "host", ("ports",), group="Network"),
+    CheckInfo("versions", "Same torch everywhere", "blocks", "cluster", ("image",), group="Image and software"),
+    CheckInfo("port-free", "Rendezvous port is free", "blocks", "cluster", ("ssh",), group="Network"),
 )
 
 
@@ -90,7 +91,13 @@ def finding_for(check_id: str, host: str, *, failing: bool) -> Finding:
         case "gpu", _:
             return Finding(Verdict.OK, "1 GPU, driver 550.54", "nvidia-smi -L\nGPU 0: NVIDIA RTX 3090")
         case "clock", "old-server":
-            fix = Fix("Start time synchronisation.", ("sudo timedatectl set-ntp true",), "old-server", needs_root=True)
+            fix = Fix(
+                "Start time synchronisation.",
+                ("sudo timedatectl set-ntp true",),
+                "old-server",
+                needs_root=True,
+                safe=True,
+            )
             return Finding(Verdict.WARN, "2.4 s ahead of the master", "date +%s.%N\n1760000002.4", fix)
         case "mtu", "laptop":
             return Finding(Verdict.UNKNOWN, "ping did not answer in 5 s", "ping -M do -s 1472 10.0.0.1\n(no output)")
@@ -100,6 +107,8 @@ def finding_for(check_id: str, host: str, *, failing: bool) -> Finding:
                 ("sudo usermod -aG docker anna",),
                 "laptop",
                 needs_root=True,
+                safe=True,
+                new_login=True,
             )
             evidence = "docker version\npermission denied while trying to connect to the socket /var/run/docker.sock"
             return Finding(Verdict.FAIL, "permission denied on /var/run/docker.sock", evidence, fix)
@@ -134,8 +143,12 @@ class FakeSession:
     closed: bool = False
     key_accepted: bool | None = None
     checked: list[tuple[frozenset[str] | None, frozenset[str] | None]] = field(default_factory=list)
+    preflight: FakePreflight = field(init=False)
+    mended: set[tuple[str, str]] = field(default_factory=set)
+    """(check, host) whose fix has been run."""
 
     def __post_init__(self) -> None:
+        self.preflight = FakePreflight(self)
         self.store = Store(clock=self.clock, wall_clock=self.wall_clock)
         self.ingest = Ingest(self.store)
         self.hosts = {host.name: HostStatus(host.name, "waiting") for host in self.fake_hosts}
@@ -210,6 +223,8 @@ class FakeSession:
             await self._rest()
             for place in places:
                 finding = finding_for(check.id, place, failing=self.failing)
+                if (check.id, place) in self.mended:
+                    finding = Finding(Verdict.OK, "mended")
                 if place and self.hosts[place].phase != "connected":
                     finding = Finding(Verdict.UNKNOWN, "not connected", self.hosts[place].detail)
                 yield CheckResult(check.id, place, finding, 0.12)
