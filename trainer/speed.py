@@ -12,6 +12,8 @@ from typing import Final
 import torch
 
 BUDGET_SECONDS: Final = 4.0
+REJOIN_BUDGET_SECONDS: Final = 1.0
+"""The same for a rank that joins a running job: until then the others work without it."""
 REPEATS: Final = 3
 SLOWER: Final = 0.9
 """Growing the micro-batch stops when the speed falls below this part of the best."""
