@@ -184,6 +184,13 @@ def row(figure: Figure) -> str:
     return " ".join(f"{cell:<{width}}" for cell, (width, _) in zip(cells, COLUMNS, strict=True)) + f" {told}"
 
 
+def summary(figures: Sequence[Figure]) -> str:
+    """Return one line that says which targets were met."""
+    met = [figure.id for figure in figures if figure.met]
+    missed = [figure.id for figure in figures if figure.met is False]
+    return f"met: {', '.join(met) or 'none'}; missed: {', '.join(missed) or 'none'}"
+
+
 def main(name: str, build: Build, arguments: Sequence[str] | None = None) -> int:
     """Run a benchmark from the command line and return its exit code.
 
@@ -207,6 +214,7 @@ def main(name: str, build: Build, arguments: Sequence[str] | None = None) -> int
         print(row(figure), flush=True)
     broken = any(figure.failed for figure in figures)
     missed = any(figure.met is False for figure in figures)
+    print(summary(figures))
     if given.json is not None:
         document = {
             "benchmark": name,

@@ -82,7 +82,7 @@ def figures(options: Options) -> Iterator[Figure]:
     found = {}
     for batch in wanted:
         began, busy = time.monotonic(), _busy_seconds()
-        speeds = found[batch] = compare(batch, seconds=3 if options.quick else 12, rounds=1 if options.quick else 5)
+        speeds = found[batch] = compare(batch, seconds=3 if options.quick else 8, rounds=1 if options.quick else 3)
         used = (_busy_seconds() - busy) / (time.monotonic() - began)
         yield from _speed_figures(batch, speeds, used)
     if found:
@@ -235,7 +235,7 @@ def _changes(told: Sequence[Shares], window: range) -> int:
 
 
 REBALANCE_BATCH: Final = 256
-REBALANCE_STEPS: Final = 40
+REBALANCE_STEPS: Final = 25
 NEAR: Final = 0.10
 """Shares count as right when each is this near, or two samples near, to the one the run ends up with."""
 

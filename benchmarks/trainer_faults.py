@@ -9,11 +9,12 @@ from itertools import pairwise
 from statistics import median
 from typing import Final
 
-from benchmarks import trainer_network
-from benchmarks.report import Figure, Options, at_most, skipped
+from benchmarks import trainer_network, trainer_peers
+from benchmarks.report import Figure, Options, at_most, measured, skipped
 from benchmarks.trainer_balance import command_line
 from benchmarks.trainer_cluster import Cluster, trainer_run
 from benchmarks.trainer_network import Network
+from benchmarks.trainer_peers import DidNotGoOn, Fault, Peer
 from trainer.events import Step
 
 RANKS: Final = 3
@@ -23,6 +24,9 @@ BATCH: Final = 120
 LOST: Final = 2
 FIRST_STRIKE: Final = 60
 """Step of the first fault: an agent does not bring back a rank that dies in its first seconds."""
+
+PEERS: Final[tuple[Peer, ...]] = ("torchft", "torchrun")
+FAULTS: Final[tuple[Fault, ...]] = ("kill", "stop", "link")
 
 OVERHEAD: Final = "elastic_overhead_100ms"
 KILLED, STOPPED, UNPLUGGED, REJOINED = "pause_kill_s", "pause_stop_s", "pause_link_s", "rejoin_s"
@@ -40,18 +44,39 @@ def figures(options: Options) -> Iterator[Figure]:
         reason = trainer_network.unavailable()
         yield skipped(UNPLUGGED, reason, "s") if reason else _unplugged(options)
 
+    yield from _peers(options)
+
+
+def _peers(options: Options) -> Iterator[Figure]:
+    """Let torchft and torchrun suffer the same faults; torchrun is left out of a quick run, for it takes minutes."""
+    for peer in PEERS[:1] if options.quick else PEERS:
+        for fault in FAULTS:
+            id_ = f"{peer}_pause_{fault}_s"
+            if not options.wants(id_):
+                continue
+            reason = trainer_network.unavailable() if fault == "link" else ""
+            yield skipped(id_, reason, "s") if reason else _peer(id_, peer, fault)
+
+
+def _peer(id_: str, peer: Peer, fault: Fault) -> Figure:
+    anchor = "the trainer's own figure of the same run"
+    try:
+        return measured(id_, trainer_peers.pause(peer, fault), "s", anchor=anchor)
+    except DidNotGoOn as error:
+        return measured(id_, trainer_peers.LONGEST_SECONDS, "s", anchor=anchor, note=f"a lower bound: {error}")
+
 
 def _options(*more: str) -> list[str]:
     return command_line(BATCH, "static", *more)
 
 
 def _repeats(options: Options) -> int:
-    return 1 if options.quick else 5
+    return 1 if options.quick else 3
 
 
 def _overhead(options: Options) -> Figure:
     """Train with and without elasticity at the same time, so both see the same machine."""
-    steps = 15 if options.quick else 300
+    steps = 15 if options.quick else 200
     speeds = [SPEED] * RANKS
     with (
         trainer_run(RANKS, _options("--elastic"), speeds=speeds) as elastic,

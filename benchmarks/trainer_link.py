@@ -26,7 +26,7 @@ def figures(options: Options) -> Iterator[Figure]:
     if reason:
         yield skipped(ID, reason, "x")
         return
-    steps = 5 if options.quick else 60
+    steps = 5 if options.quick else 40
     with quotas(PARTS[:1]) as limits, trainer_run(1, command_line(BATCH, "static"), quotas=limits) as run:
         run.go()
         run.wait_for_step(2)

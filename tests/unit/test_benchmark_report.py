@@ -60,8 +60,9 @@ def test_a_broken_measurement_fails_even_a_quick_run(tmp_path: Path, capsys: pyt
 
 def test_only_some_figures(capsys: pytest.CaptureFixture[str]) -> None:
     assert main("example", some, ["--only", "sta", "--only", "gpu"]) == 0
-    lines = capsys.readouterr().out.splitlines()[2:]
+    *lines, last = capsys.readouterr().out.splitlines()[2:]
     assert [line.split()[0] for line in lines] == ["start_s", "gpu"]
+    assert last.startswith("met: ")
     assert Options(only=("a_",)).wants("b_1", "a_2")
     assert not Options(only=("a_",)).wants("b_1")
 
