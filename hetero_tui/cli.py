@@ -16,9 +16,11 @@ from hetero_tui.cli_options import (
     AsJson,
     ClusterFile,
     Experiments,
+    Metrics,
     Resume,
     RunId,
     Without,
+    metrics_port,
 )
 from hetero_tui.cli_options import run_coroutine as _run
 
@@ -42,12 +44,15 @@ def open_app(
     *,
     readonly: Annotated[bool, Parameter(negative="", help="Look only: nothing can be started or stopped.")] = False,
     ascii: Ascii = False,
+    metrics: Metrics = None,
     experiments: Experiments = DEFAULT_EXPERIMENTS,
 ) -> int:
     """Open the app on CLUSTER (default): checklist, launch, live monitor. Quitting leaves training running."""
     from hetero_tui import interactive
 
-    return interactive.run(cluster, experiments=experiments, readonly=readonly, ascii_only=ascii)
+    return interactive.run(
+        cluster, experiments=experiments, readonly=readonly, ascii_only=ascii, metrics=metrics_port(metrics)
+    )
 
 
 @app.command
@@ -93,6 +98,7 @@ def up(
     skip_checks: Annotated[bool, Parameter(negative="", help="Launch even when checks fail.")] = False,
     resume: Resume = None,
     without: Without = None,
+    metrics: Metrics = None,
     experiments: Experiments = DEFAULT_EXPERIMENTS,
 ) -> int:
     """Check, launch and follow a run without a screen. Ctrl-C stops the run and brings its results home."""
@@ -107,6 +113,7 @@ def up(
             experiments=experiments,
             resume=None if resume is None else "".join(resume),
             without=tuple(without or ()),
+            metrics=metrics_port(metrics),
         )
     )
 
@@ -147,12 +154,21 @@ def remove_images(cluster: ClusterFile, /, *, json: AsJson = False) -> int:
 
 @app.command
 def watch(
-    cluster: ClusterFile, /, *, run: RunId = "", json: AsJson = False, experiments: Experiments = DEFAULT_EXPERIMENTS
+    cluster: ClusterFile,
+    /,
+    *,
+    run: RunId = "",
+    json: AsJson = False,
+    metrics: Metrics = None,
+    experiments: Experiments = DEFAULT_EXPERIMENTS,
 ) -> int:
-    """Reattach to a run and follow it to its end. Ctrl-C leaves it running."""
+    """Reattach to a run and follow it to its end. Ctrl-C leaves it running.
+
+    Exits 0 when the run finished or was stopped on purpose, 1 when it failed.
+    """
     from hetero_tui import headless
 
-    return _run(headless.watch(cluster, run=run, as_json=json, experiments=experiments))
+    return _run(headless.watch(cluster, run=run, as_json=json, experiments=experiments, metrics=metrics_port(metrics)))
 
 
 @app.command
@@ -203,6 +219,7 @@ def demo(
         bool | None, Parameter(help="Without a screen; the default where there is no terminal.")
     ] = None,
     ascii: Ascii = False,
+    metrics: Metrics = None,
     experiments: Experiments = DEFAULT_EXPERIMENTS,
 ) -> int:
     """Train on three embedded hosts of different speed (simulated) on this machine: no Docker, no SSH daemon."""
@@ -210,7 +227,11 @@ def demo(
 
     without_screen = not (sys.stdin.isatty() and sys.stdout.isatty()) if headless is None else headless
     return demo_command.run(
-        without_screen=without_screen or json, as_json=json, ascii_only=ascii, experiments=experiments
+        without_screen=without_screen or json,
+        as_json=json,
+        ascii_only=ascii,
+        experiments=experiments,
+        metrics=metrics_port(metrics),
     )
 
 
@@ -237,10 +258,13 @@ for command in (*cli_runs.COMMANDS, *cli_setup.COMMANDS):
 
 
 def _file_first(words: Sequence[str]) -> list[str]:
-    """Return the command line with ``--resume cluster.toml`` the other way round: no file is the id of a run."""
+    """Return the command line with ``--resume cluster.toml`` the other way round: no file is the id of a run.
+
+    The same goes for ``--metrics``: no file is a port.
+    """
     ordered = list(words)
     for at, (word, behind) in enumerate(pairwise(words)):
-        if word == "--resume" and behind.endswith(".toml"):
+        if word in ("--resume", "--metrics") and behind.endswith(".toml"):
             ordered[at : at + 2] = [behind, word]
     return ordered
 

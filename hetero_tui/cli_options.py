@@ -33,6 +33,22 @@ StoredRun = Annotated[
     Parameter(name="run", help="A run kept on this machine: its id, the beginning of it, its folder, or `latest`."),
 ]
 
+Metrics = Annotated[
+    list[int] | None,
+    Parameter(
+        consume_multiple=(0, 1),
+        negative="",
+        help="Serve the figures as OpenMetrics to this machine: http://127.0.0.1:PORT/metrics, port 9464 unless given.",
+    ),
+]
+DEFAULT_METRICS_PORT = 9464
+"""The port that OpenTelemetry's exporters for Prometheus took as their default."""
+
+
+def metrics_port(given: list[int] | None) -> int | None:
+    """Return the port that was asked for, the default when none was named, or None when nothing was asked."""
+    return None if given is None else given[0] if given else DEFAULT_METRICS_PORT
+
 
 def run_coroutine(command: Coroutine[Any, Any, int]) -> int:
     """Run a command to its exit code; interrupted, it has ended what it began."""

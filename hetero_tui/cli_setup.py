@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Final
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from cyclopts import Parameter
 
 from hetero_tui import exit_codes
+from hetero_tui.cli_options import AsJson, run_coroutine
 
 
 def schema() -> int:
@@ -15,4 +19,70 @@ def schema() -> int:
     return exit_codes.OK
 
 
-COMMANDS: Final = (schema,)
+def init(
+    *,
+    output: Annotated[Path, Parameter(help="The file to write.")] = Path("cluster.toml"),
+    name: Annotated[str, Parameter(help="What to call the cluster.")] = "home",
+    host: Annotated[
+        list[str] | None,
+        Parameter(negative="", help="Only this machine, as you would name it to ssh; give it once for each."),
+    ] = None,
+    yes: Annotated[
+        bool, Parameter(name=["--yes", "-y"], negative="", help="Take all that answer, ask nothing.")
+    ] = False,
+    force: Annotated[bool, Parameter(negative="", help="Replace the file when it is there.")] = False,
+    no_local: Annotated[bool, Parameter(name="--no-local", negative="", help="Leave this machine out.")] = False,
+    json: AsJson = False,
+) -> int:
+    """Find machines in ~/.ssh/config, try them all, ask which take part, and write a commented cluster.toml."""
+    from hetero_tui import init_command
+
+    return run_coroutine(
+        init_command.run(
+            output, name=name, wanted=tuple(host or ()), yes=yes, force=force, no_local=no_local, as_json=json
+        )
+    )
+
+
+def serve(
+    *command: Annotated[str, Parameter(help="What to open: cluster.toml, demo, or replay RUN, with their options.")],
+    port: Annotated[int, Parameter(help="Port of the page.")] = 8000,
+    host: Annotated[str, Parameter(help="Address to listen on.")] = "127.0.0.1",
+    expose: Annotated[
+        bool,
+        Parameter(
+            negative="",
+            help="Allow an address beyond this machine. There is no password and no encryption: whoever reaches the "
+            "port can start and stop training on all your hosts, with your SSH keys, and read every log. "
+            "`ssh -L 8000:localhost:8000 THIS-MACHINE` is the safe way.",
+        ),
+    ] = False,
+) -> int:
+    """Show the app in a browser, by default to this machine only. Each tab is a program of its own.
+
+    Needs the extra `serve`: pip install 'hetero-tui[serve]'. Options of the app go behind `--`:
+    `hetero-tui serve -- cluster.toml --readonly`.
+    """
+    from hetero_tui import serve_command
+
+    return serve_command.run(command, host=host, port=port, expose=expose)
+
+
+def completion(
+    shell: Annotated[Literal["bash", "zsh", "fish"] | None, Parameter(help="Yours, when left out.")] = None,
+    /,
+    *,
+    install: Annotated[
+        bool, Parameter(negative="", help="Put it where the shell finds it, and name it in the shell's start file.")
+    ] = False,
+) -> int:
+    """Print what completes commands and options in your shell, or install it.
+
+    To try it: `source <(hetero-tui completion bash)`.
+    """
+    from hetero_tui import completion_command
+
+    return completion_command.run(shell, install=install)
+
+
+COMMANDS: Final = (init, serve, completion, schema)

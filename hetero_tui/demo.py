@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import os
 import socket
 import sys
 import tempfile
@@ -19,6 +20,7 @@ from typing import Final
 
 from hetero_tui import exit_codes, headless
 from hetero_tui.cluster_session import ClusterSession
+from hetero_tui.metrics import metrics_server
 from remote.embedded import EmbeddedCluster, EmbeddedHost, embedded_hosts
 from remote.errors import UserError
 from remote.inventory import Inventory, parse_inventory
@@ -28,7 +30,7 @@ HEADLESS_EPOCHS: Final = 3
 """About half a minute: enough to see the loss fall and the shares settle. The file's own size is for the screen."""
 
 
-def run(*, without_screen: bool, as_json: bool, ascii_only: bool, experiments: Path) -> int:
+def run(*, without_screen: bool, as_json: bool, ascii_only: bool, experiments: Path, metrics: int | None = None) -> int:
     """Run the demo and return its exit code. The hosts go with it; the run is kept below ``experiments``.
 
     Raises:
@@ -40,24 +42,28 @@ def run(*, without_screen: bool, as_json: bool, ascii_only: bool, experiments: P
             next_step="pip install 'hetero-tui[trainer]', or `make demo` in a clone",
         )
     if without_screen:
-        return asyncio.run(_headless(experiments, as_json=as_json))
-    return asyncio.run(_on_screen(experiments, ascii_only=ascii_only))
+        return asyncio.run(_headless(experiments, metrics, as_json=as_json))
+    return asyncio.run(_on_screen(experiments, metrics, ascii_only=ascii_only))
 
 
-async def _headless(experiments: Path, *, as_json: bool) -> int:
+async def _headless(experiments: Path, metrics: int | None, *, as_json: bool) -> int:
     async with demo_session(experiments, epochs=HEADLESS_EPOCHS, samples=HEADLESS_SAMPLES) as session:
         await session.connect(headless.ask_host_key)
         if not await headless.run_checklist(session):
             return headless.refuse(session)
-        return await headless.launch_and_follow(session, as_json=as_json)
+        async with metrics_server(session, metrics, simulated=True):
+            return await headless.launch_and_follow(session, as_json=as_json)
 
 
-async def _on_screen(experiments: Path, *, ascii_only: bool) -> int:
+async def _on_screen(experiments: Path, metrics: int | None, *, ascii_only: bool) -> int:
     from hetero_tui.app import HeteroApp
+    from hetero_tui.settings import load_settings
 
+    settings = load_settings(os.environ)
     async with demo_session(experiments) as session:
-        app = HeteroApp(session, auto_launch=True, run_ends_with_app=True, ascii_only=ascii_only)
-        await app.run_async()
+        app = HeteroApp(session, auto_launch=True, run_ends_with_app=True, ascii_only=ascii_only, settings=settings)
+        async with metrics_server(session, metrics, simulated=True):
+            await app.run_async()
         run_id = session.run_id
     if run_id:
         print(f"`hetero-tui replay {run_id}` plays the run again; `hetero-tui report {run_id}` writes a page about it.")

@@ -14,6 +14,7 @@ from typing import Any
 
 from hetero_tui import exit_codes, image_report, prediction_report, report, restart
 from hetero_tui.cluster_session import ClusterSession
+from hetero_tui.metrics import metrics_server
 from hetero_tui.sanitize import clean
 from hetero_tui.session import LaunchProgress
 from hetero_tui.store import Store
@@ -94,15 +95,16 @@ async def up(
     experiments: Path,
     resume: str | None = None,
     without: Collection[str] = (),
+    metrics: int | None = None,
 ) -> int:
     """Check, launch, follow to the end and print the result; a failed run is tried again as ``limits.restarts`` says.
 
     ``resume`` names the run to go on from; empty means the newest that has a checkpoint, None a new beginning. Hosts
-    in ``without`` are left out.
+    in ``without`` are left out. On the port ``metrics``, figures are served to this machine.
     """
     attempt = 0
     while True:
-        async with _session(cluster, experiments, without) as session:
+        async with _session(cluster, experiments, without, metrics) as session:
             limits = session.inventory.limits
             if resume is not None:
                 _say((await asyncio.to_thread(session.resume, resume)).note)
@@ -219,8 +221,11 @@ async def launch_and_follow(session: ClusterSession, *, as_json: bool, detach: b
         raise
 
 
-async def follow(session: ClusterSession, *, as_json: bool) -> int:
-    """Follow the run to its end with a progress line a few times a second, and print the result."""
+async def follow(session: ClusterSession, *, as_json: bool, well: Collection[RunState] = (RunState.FINISHED,)) -> int:
+    """Follow the run to its end with a progress line a few times a second, and print the result.
+
+    ``well`` are the states at the end with which the command has done what it was asked for.
+    """
     async with asyncio.TaskGroup() as tasks:
         ticker = tasks.create_task(_tick(session))
         await session.follow(say_progress)
@@ -238,7 +243,7 @@ async def follow(session: ClusterSession, *, as_json: bool) -> int:
         print(report.result_text(document))
     if session.kept:
         _say(str(not_home(session.run_id, session.kept)))
-    return exit_codes.OK if document["state"] == "finished" and not session.kept else exit_codes.FAILED
+    return exit_codes.OK if document["state"] in well and not session.kept else exit_codes.FAILED
 
 
 async def _tick(session: ClusterSession) -> None:
@@ -265,12 +270,12 @@ def _say_troubles(store: Store, told: int) -> int:
     return store.events.next
 
 
-async def watch(cluster: Path, *, run: str, as_json: bool, experiments: Path) -> int:
-    """Reattach to a run."""
-    async with _session(cluster, experiments) as session:
+async def watch(cluster: Path, *, run: str, as_json: bool, experiments: Path, metrics: int | None = None) -> int:
+    """Reattach to a run. Who only looks on has not failed when somebody stops the run: only a failed run exits 1."""
+    async with _session(cluster, experiments, metrics=metrics) as session:
         await session.attach(run or await _newest(session))
         _say(f"attached to run {session.run_id}")
-        return await follow(session, as_json=as_json)
+        return await follow(session, as_json=as_json, well=(RunState.FINISHED, RunState.STOPPED))
 
 
 async def status(cluster: Path, *, as_json: bool) -> int:
@@ -330,13 +335,17 @@ async def _newest(session: ClusterSession) -> str:
 
 @asynccontextmanager
 async def _session(
-    cluster: Path, experiments: Path = Path("experiments"), without: Collection[str] = ()
+    cluster: Path,
+    experiments: Path = Path("experiments"),
+    without: Collection[str] = (),
+    metrics: int | None = None,
 ) -> AsyncIterator[ClusterSession]:
     inventory = without_hosts(load_inventory(cluster), without)
     session = ClusterSession(inventory, inventory_text=cluster.read_text("utf-8"), experiments=experiments)
     try:
-        await session.connect(ask_host_key)
-        yield session
+        async with metrics_server(session, metrics, simulated=session.simulated):
+            await session.connect(ask_host_key)
+            yield session
     finally:
         await session.close()
 

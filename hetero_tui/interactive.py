@@ -3,36 +3,44 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 
 from hetero_tui import exit_codes
 from hetero_tui.app import HeteroApp
 from hetero_tui.cluster_session import ClusterSession
+from hetero_tui.metrics import metrics_server
+from hetero_tui.settings import Settings, load_settings
 from remote.inventory import load_inventory
 
 
-def run(cluster: Path, *, experiments: Path, readonly: bool, ascii_only: bool) -> int:
+def run(cluster: Path, *, experiments: Path, readonly: bool, ascii_only: bool, metrics: int | None = None) -> int:
     """Open the app and return its exit code. Quitting leaves training running.
 
     Raises:
         InventoryError: ``cluster.toml`` has mistakes.
+        UserError: the person's settings have mistakes.
     """
+    settings = load_settings(os.environ)
     session = ClusterSession(
         load_inventory(cluster),
         inventory_text=cluster.read_text("utf-8"),
         experiments=experiments,
         readonly=readonly,
     )
-    code = asyncio.run(_open(session, readonly=readonly, ascii_only=ascii_only))
+    code = asyncio.run(_open(session, settings, readonly=readonly, ascii_only=ascii_only, metrics=metrics))
     if session.run_id and not session.store.cluster_view().state.ended:
         print(f"Training goes on. `hetero-tui {cluster}` reattaches; `hetero-tui stop {cluster}` ends it.")
     return code
 
 
-async def _open(session: ClusterSession, *, readonly: bool, ascii_only: bool) -> int:
-    app = HeteroApp(session, readonly=readonly, ascii_only=ascii_only)
+async def _open(
+    session: ClusterSession, settings: Settings, *, readonly: bool, ascii_only: bool, metrics: int | None
+) -> int:
+    app = HeteroApp(session, readonly=readonly, ascii_only=ascii_only, settings=settings)
     try:
-        await app.run_async()
+        async with metrics_server(session, metrics, simulated=session.simulated):
+            await app.run_async()
     finally:
         await session.close()
     return exit_codes.FAILED if app.return_code else exit_codes.OK
