@@ -266,6 +266,8 @@ class Run:
             torch.cuda.set_device(self.device)
         training.run(self._launched.commands)
         self._launched.is_over = True
+        if not self._launched.is_launched:
+            self._launched.link.close()
 
 
 def _device(wanted: str) -> str:

@@ -64,7 +64,10 @@ async def _serve(run_id: str, port: list[int], started: threading.Event) -> None
     coordinator = Coordinator(Roster(world_size=1, elastic=False), run_id=run_id, heartbeat_timeout=30.0)
     port.append(await coordinator.start(0))
     started.set()
-    await coordinator.watch()
+    watch = asyncio.create_task(coordinator.watch())
+    await coordinator.ended.wait()
+    watch.cancel()
+    await coordinator.close()
 
 
 def _show_problems(line: str) -> None:

@@ -75,6 +75,8 @@ class Options:
     checkpoint_keep: int = 3
     resume: bool = False
     data_dir: Path = Path("data")
+    download: bool = True
+    """Download a dataset that is not in the data folder."""
     script: tuple[str, ...] = ()
     """A script of the user's with its arguments; empty: a built-in workload."""
 
@@ -140,6 +142,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--checkpoint-keep", type=int, default=default.checkpoint_keep, help="how many checkpoints stay")
     add("--resume", action="store_true", help="go on from the newest good checkpoint")
     add("--data-dir", type=Path, default=default.data_dir, help="folder of the datasets on disk")
+    download_help = "download a dataset that is not in the data folder"
+    add("--download", action=argparse.BooleanOptionalAction, default=default.download, help=download_help)
     return parser
 
 

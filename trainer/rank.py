@@ -67,7 +67,7 @@ class RankRun:
         from trainer.training import Training, workload_subject
         from trainer.workloads import build
 
-        workload = build(self._options)
+        workload = build(self._options, lambda text: self._emitter.emit(Notice, text=text))
         commands = self._commands_with_the_go()
         if commands is None:
             self._emitter.emit(Done, state="stopped")

@@ -60,7 +60,7 @@ class Cifar:
             DataError: the files are not there or have the wrong size.
         """
         self.classes = classes
-        rows = torch.cat([_rows(path, classes) for path in _cifar_files(folder, classes)])
+        rows = torch.cat([_rows(path, classes) for path in _existing_files(folder, classes)])
         self._targets = rows[:, 0 if classes == 10 else 1].to(torch.int64)
         self._images = rows[:, 1 if classes == 10 else 2 :].reshape(-1, 3, SIDE, SIDE).contiguous()
         self.size = len(rows)
@@ -82,12 +82,28 @@ class Cifar:
         return Batch(images, self._targets[indices], keys, len(indices))
 
 
-def _cifar_files(folder: Path, classes: int) -> list[Path]:
-    names = [f"data_batch_{number}.bin" for number in range(1, 6)] if classes == 10 else ["train.bin"]
-    inner = "cifar-10-batches-bin" if classes == 10 else "cifar-100-binary"
+def cifar_files(folder: Path, classes: int) -> list[Path]:
+    """Return the files with the training images, in the folder the archive has them in or directly in ``folder``.
+
+    Empty where one is missing.
+    """
+    names, inner = _names(classes)
     for place in (folder / inner, folder):
         if all((place / name).is_file() for name in names):
             return [place / name for name in names]
+    return []
+
+
+def _names(classes: int) -> tuple[list[str], str]:
+    if classes == 10:
+        return [f"data_batch_{number}.bin" for number in range(1, 6)], "cifar-10-batches-bin"
+    return ["train.bin"], "cifar-100-binary"
+
+
+def _existing_files(folder: Path, classes: int) -> list[Path]:
+    if found := cifar_files(folder, classes):
+        return found
+    names, inner = _names(classes)
     archive = "cifar-10-binary.tar.gz" if classes == 10 else "cifar-100-binary.tar.gz"
     raise DataError(
         f"no {', '.join(names)} in {folder / inner} or {folder}",

@@ -52,8 +52,8 @@ class TextFiles:
         Raises:
             DataError: there are none, or too little or too much text.
         """
-        where = folder / "text" if (folder / "text").is_dir() else folder
-        paths = sorted(where.rglob("*.txt"))
+        paths = text_files(folder)
+        where = text_folder(folder)
         if not paths:
             raise DataError(f"no *.txt files below {where}", next_step="put plain text files there")
         total = sum(path.stat().st_size for path in paths)
@@ -69,3 +69,13 @@ class TextFiles:
         """Return int64 tokens of shape (samples, LENGTH + 1)."""
         positions = indices[:, None] * LENGTH + torch.arange(LENGTH + 1)
         return self._bytes[positions].to(torch.int64)
+
+
+def text_files(folder: Path) -> list[Path]:
+    """Return the ``*.txt`` files below ``folder/text``, or ``folder`` itself, in the order of their names."""
+    return sorted(text_folder(folder).rglob("*.txt"))
+
+
+def text_folder(folder: Path) -> Path:
+    """Return where in a data folder text is looked for."""
+    return folder / "text" if (folder / "text").is_dir() else folder
