@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from hetero_tui import prediction_report
 from remote.checks.context import CheckContext
 from remote.checks.model import Fix
 from remote.checks.network_report import PairMatrix
 from remote.errors import PlanError, RemoteError
+from remote.facts import Facts
 from remote.fixes import FixOutcome, FixPlan, plan_fix, run_fix
 from remote.inventory import Inventory
 from remote.plan import LaunchPlan
@@ -95,6 +96,25 @@ class Preflight:
     @property
     def matrix(self) -> PairMatrix | None:
         return self._context().matrix
+
+    @property
+    def facts(self) -> Mapping[str, Facts]:
+        """What the hosts have said about themselves so far."""
+        return self._context().known_facts
+
+    async def engine_infos(self, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Return some of what each host's engine says of itself, or the reason it says nothing."""
+        found: dict[str, dict[str, Any]] = {}
+        for host in self._inventory.hosts:
+            if host.runtime != "docker":
+                continue
+            try:
+                info = await self._context().engine_info(host.name)
+            except RemoteError as error:
+                found[host.name] = {"error": error.message}
+            else:
+                found[host.name] = {key: info[key] for key in keys if key in info}
+        return found
 
     def plan_fix(self, fix: Fix) -> FixPlan:
         return plan_fix(fix, self._context().known_facts.get(fix.host))
