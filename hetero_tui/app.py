@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, ClassVar, Final, Literal
 from textual import on
 from textual.app import App
 from textual.binding import Binding, BindingType
+from textual.dom import DOMNode
 from textual.filter import LineFilter
+from textual.screen import ModalScreen
+from textual.widget import Widget
 from textual.worker import Worker, WorkerState
 
 from hetero_tui.commands import RunCommands
@@ -30,12 +33,15 @@ from hetero_tui.screens.checklist import ChecklistScreen
 from hetero_tui.screens.dialogs import Confirm, ErrorDialog
 from hetero_tui.screens.help import HelpScreen, help_text
 from hetero_tui.screens.images import ImagesScreen
+from hetero_tui.screens.jump import JumpScreen, targets
 from hetero_tui.screens.launch import LaunchScreen
 from hetero_tui.screens.monitor import MonitorScreen
 from hetero_tui.screens.plan import PlanScreen
 from hetero_tui.screens.questions import failure_text, launch_anyway_question, quit_question
 from hetero_tui.session import ImageSession
+from hetero_tui.settings import Settings
 from hetero_tui.theme import AsciiFilter, Glyphs, default_theme
+from hetero_tui.themes import OWN_THEMES
 from hetero_tui.views import RunState
 from hetero_tui.widgets.lines import glyphs_of
 
@@ -44,6 +50,18 @@ if TYPE_CHECKING:
     from remote.plan import LaunchPlan
 
 CLOSE_SECONDS: Final = 5.0
+
+
+def binding_ids() -> frozenset[str]:
+    """Return the id of every key binding of the program, for the person's own keys."""
+    found: set[str] = set()
+    waiting: list[type[DOMNode]] = [DOMNode]
+    while waiting:
+        kind = waiting.pop()
+        waiting += kind.__subclasses__()
+        if kind.__module__.startswith("hetero_tui."):
+            found |= {each.id for each in kind.BINDINGS if isinstance(each, Binding) and each.id}
+    return frozenset(found)
 
 
 class HeteroApp(App[int]):
@@ -66,6 +84,7 @@ class HeteroApp(App[int]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("question_mark", "help", "Help", key_display="?", id="app.help"),
         Binding("q", "quit", "Quit", id="app.quit"),
+        Binding("ctrl+o", "jump", "Jump", show=False, id="app.jump"),
         Binding("ctrl+q", "quit", "Quit", show=False, priority=True, id="app.quit_anywhere"),
     ]
 
@@ -78,13 +97,16 @@ class HeteroApp(App[int]):
         run_ends_with_app: bool = False,
         readonly: bool = False,
         ascii_only: bool = False,
+        settings: Settings | None = None,
     ) -> None:
         """``auto_launch`` goes on to the monitor by itself when no check fails; ``readonly`` changes nothing.
 
         ``run_ends_with_app`` only changes what the person is told when quitting: the demo's hosts go with the app.
         """
-        self.ascii_only = ascii_only
+        self.ascii_only = ascii_only or (settings is not None and settings.ascii)
         super().__init__()
+        for theme in OWN_THEMES:
+            self.register_theme(theme)
         self.session = session
         self.readonly = readonly
         self._run_ends_with_app = run_ends_with_app
@@ -98,6 +120,10 @@ class HeteroApp(App[int]):
         self._checklist = ChecklistScreen(session)
         if "TEXTUAL_THEME" not in os.environ:
             self.theme = default_theme(os.environ)
+        if settings is not None:
+            settings.check(self.available_themes, binding_ids())
+            self.theme = settings.theme or self.theme
+            self.set_keymap(dict(settings.keys))
 
     @property
     def glyphs(self) -> Glyphs:
@@ -301,6 +327,28 @@ class HeteroApp(App[int]):
                 self.screen.show_log(rank, host)
 
         self.call_after_refresh(show)
+
+    def show_host(self, host: str) -> None:
+        """Go to the ranks of a host."""
+        self.action_show_monitor()
+
+        def show() -> None:
+            if isinstance(self.screen, MonitorScreen):
+                self.screen.show_host(host)
+
+        self.call_after_refresh(show)
+
+    def action_jump(self) -> None:
+        """Put a letter on every pane; pressing it goes there."""
+        if isinstance(self.screen, ModalScreen):
+            return
+        panes = targets(self.screen)
+
+        def chosen(pane: Widget | None) -> None:
+            if pane is not None:
+                pane.focus()
+
+        self.push_screen(JumpScreen(panes), chosen)
 
     def action_help(self) -> None:
         """Explain the focused pane."""

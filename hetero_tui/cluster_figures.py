@@ -12,6 +12,8 @@ from hetero_tui.windows import History, Totals
 
 STEP_TALLIES: Final = 128
 """Steps of which every rank's part is remembered."""
+IMPOSSIBLE: Final = 1.2
+"""A part of the ideal beyond this says that ranks have just gone whose work is still in the rate."""
 STEPS_LATE: Final = 4
 """A step this far back counts as complete even when a rank has not told of it: it has left, or its log is late."""
 
@@ -97,6 +99,8 @@ def efficiency(totals: Collection[Totals], rate: float, ideal: float, tallies: S
         return None
     # Ideal, balance and jitter as in the definition; communication is what is left, so the product is exact.
     total = rate / ideal
+    if total > IMPOSSIBLE:
+        return None
     balance = min(1.0, batch / ideal / slowest)
     jitter = min(1.0, slowest / mean_slowest)
     return Efficiency(total, balance, jitter, min(1.0, total / (balance * jitter)), ideal)

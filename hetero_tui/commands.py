@@ -16,6 +16,7 @@ SCREENS: Final = (
     ("review_plan", "Launch: review the plan", "Nothing is started before you confirm"),
     ("show_monitor", "Monitor", "The live view of the run"),
     ("show_checklist", "Checklist", "The setup checklist"),
+    ("jump", "Jump to a pane", "A letter on every pane"),
 )
 ACTIONS: Final = (
     ("pause_run", "Pause training", "All ranks stop after the same step"),
@@ -37,6 +38,7 @@ class RunCommands(Provider):
         assert isinstance(app, HeteroApp)
         yield from self._actions(app)
         for host in app.session.inventory.hosts:
+            yield f"Ranks of host {host.name}", "The overview with this host only", partial(app.show_host, host.name)
             yield f"Log of host {host.name}", "Lines of this host", partial(app.show_log, None, host.name)
         for rank in app.session.store.ranks:
             view = app.session.store.rank_view(rank)

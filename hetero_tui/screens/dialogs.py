@@ -10,7 +10,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
 from textual.screen import ModalScreen
-from textual.widgets import Button, Label, OptionList, Static
+from textual.widgets import Button, Input, Label, OptionList, Static
 from textual.widgets.option_list import Option
 
 from hetero_tui.sanitize import clean, clean_block
@@ -115,4 +115,31 @@ class Choice(ModalScreen[str | None]):
 
     def action_leave(self) -> None:
         """Pick nothing."""
+        self.dismiss(None)
+
+
+class Ask(ModalScreen[str | None]):
+    """One line of text; ``None`` when nothing was entered."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "leave", "Cancel", id="ask.cancel")]
+
+    def __init__(self, title: str, hint: str, value: str = "") -> None:
+        super().__init__()
+        self._heading = clean(title)
+        self._hint = clean(hint)
+        self._value = value
+
+    def compose(self) -> ComposeResult:
+        """Title and field."""
+        with Vertical(classes="dialog"):
+            yield Label(Content(self._heading), classes="dialog-title")
+            yield Input(self._value, placeholder=self._hint, compact=True)
+            yield Label(Content("enter keep · esc cancel"), classes="dialog-hint")
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        """Answer with the text."""
+        self.dismiss(event.value)
+
+    def action_leave(self) -> None:
+        """Answer with nothing."""
         self.dismiss(None)

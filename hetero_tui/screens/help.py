@@ -25,7 +25,7 @@ def help_text(screen: Screen[object], glyphs: Glyphs) -> Content:
         if isinstance(text, str) and text not in seen:
             seen.add(text)
             pieces.append(f"{text}\n\n")
-    groups: dict[str, list[tuple[str, str]]] = {}
+    groups: dict[str, list[tuple[str, str, str]]] = {}
     for key, active in screen.active_bindings.items():
         binding = active.binding
         if not binding.description or binding.system or not binding.id:
@@ -34,13 +34,13 @@ def help_text(screen: Screen[object], glyphs: Glyphs) -> Content:
         rows = groups.setdefault(binding.id.split(".")[0], [])
         other = next((index for index, row in enumerate(rows) if row[1] == binding.description), None)
         if other is None:
-            rows.append((display, binding.description))
+            rows.append((display, binding.description, binding.id))
         elif key != binding.key:
-            rows[other] = (f"{rows[other][0]} {display}", binding.description)
+            rows[other] = (f"{rows[other][0]} {display}", binding.description, rows[other][2])
     for name, rows in groups.items():
         pieces.append((f"{name.replace('_', ' ').title()}\n", "bold $text-accent"))
-        for display, description in rows:
-            pieces += [(f"  {display:<16}", "bold"), f"{description}\n"]
+        for display, description, name in rows:
+            pieces += [(f"  {display:<16}", "bold"), f"{description:<28}", (f"{name}\n", "$text-muted")]
         pieces.append("\n")
     pieces.append(("Glyphs\n", "bold $text-accent"))
     pieces.append("  " + "  ".join(f"{glyph} {state.value}" for state, glyph in glyphs.ranks.items()) + "\n")

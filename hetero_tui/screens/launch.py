@@ -38,7 +38,7 @@ WORDS: Final = {
 }
 
 
-class LaunchTable(LineView):
+class LaunchTable(LineView, can_focus=True):
     """Hosts with their phase, as a bar and in words."""
 
     PACE = 0.1

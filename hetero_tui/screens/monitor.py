@@ -18,6 +18,7 @@ from hetero_tui.screens.base import LiveScreen
 from hetero_tui.views import EFFICIENCY_DEFINITION, RunState
 from hetero_tui.widgets.charts_pane import ChartsPane
 from hetero_tui.widgets.diagnosis_lines import StragglerLines, WhatIfTable
+from hetero_tui.widgets.failure_lines import FailureLines
 from hetero_tui.widgets.header_bar import HeaderBar
 from hetero_tui.widgets.heat_map import HeatMap
 from hetero_tui.widgets.line_chart import LineChart
@@ -150,7 +151,9 @@ class MonitorScreen(LiveScreen):
                 yield Rebalances(self.session)
             yield ChartsPane(self.session)
             yield LogPane(self.session, "log", id="logs")
-            yield LogPane(self.session, "events", id="events")
+            with Vertical(id="events"):
+                yield FailureLines(self.session)
+                yield LogPane(self.session, "events", id="events-pane")
         yield Footer(compact=True, show_command_palette=False)
 
     def on_mount(self) -> None:
@@ -170,6 +173,8 @@ class MonitorScreen(LiveScreen):
         pane = self.query_one(f"#{TABS[index]}")
         if isinstance(pane, LogPane):
             pane.log_view.focus()
+        elif TABS[index] == "events":
+            pane.query_one(LogPane).log_view.focus()
         elif isinstance(pane, ChartsPane):
             pane.focus()
         else:
@@ -185,6 +190,11 @@ class MonitorScreen(LiveScreen):
     def rank_chosen(self, message: RankChosen) -> None:
         """Show the log of the rank."""
         self.show_log(message.rank)
+
+    def show_host(self, host: str) -> None:
+        """Show the ranks of one host."""
+        self.action_tab(TABS.index("overview"))
+        self.query_one(RankTable).set_filter(host)
 
     def show_log(self, rank: int | None, host: str = "") -> None:
         """Go to the logs of one rank, one host, or all."""

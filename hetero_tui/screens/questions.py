@@ -105,11 +105,19 @@ def failure_text(failures: Sequence[FailureRecord]) -> str:
     where = "" if first.step is None else f" at step {first.step}"
     code = "" if first.exit_code is None else f" (exit code {first.exit_code})"
     lines = [f"Rank {first.rank} on {first.host} failed first{where}{code}:", f"  {first.error}", ""]
+    if first.cause:
+        lines += [f"That means: {first.cause}."]
+    if first.next_step:
+        lines += [f"Next: {first.next_step}"]
+    if first.cause or first.next_step:
+        lines.append("")
     if first.traceback:
         lines += [first.traceback, ""]
     if len(failures) > 1:
-        lines.append("Then:")
-        for failure in failures[1:12]:
-            word = " (lost a peer)" if failure.consequence else ""
-            lines.append(f"  rank {failure.rank} on {failure.host}{word}: {failure.error}")
+        followed = [failure for failure in failures[1:] if failure.consequence]
+        for failure in [failure for failure in failures[1:] if not failure.consequence][:8]:
+            lines.append(f"Then rank {failure.rank} on {failure.host}: {failure.error}")
+        if followed:
+            ranks = ", ".join(str(failure.rank) for failure in followed[:16])
+            lines.append(f"Followed from it: rank {ranks} lost a peer.")
     return "\n".join(lines)

@@ -62,7 +62,7 @@ class LineBuilder:
         return Strip(self.segments, self.width).adjust_cell_length(width, self.base)
 
 
-class LineView(ScrollView):
+class LineView(ScrollView, can_focus=False):
     """A widget that draws its own lines. ``pull`` is called every ``PACE`` seconds while it is on screen."""
 
     PACE: ClassVar[float] = 0.25

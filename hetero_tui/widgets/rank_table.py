@@ -16,6 +16,7 @@ from textual.strip import Strip
 from hetero_tui import formats
 from hetero_tui.cached import MANY_RANKS
 from hetero_tui.messages import RankChosen
+from hetero_tui.screens.dialogs import Ask
 from hetero_tui.theme import RANK_TONES
 from hetero_tui.views import RankState, RankView
 from hetero_tui.widgets.bars import part_widths, spark
@@ -55,6 +56,8 @@ COLUMNS: Final = (
     Column("temperature", "temp", 5, 12, "right"),
     Column("age", "age", 4, 6, "right"),
 )
+SORT_AGAIN_SECONDS: Final = 5.0
+"""Rows move under the eye no more often than this, and not while the cursor moves."""
 SORT_KEYS: Final[dict[str, Callable[[RankView], object]]] = {
     "rank": lambda view: view.rank,
     "host": lambda view: (view.host, view.rank),
@@ -77,7 +80,8 @@ class RankTable(LineView, can_focus=True):
     HELP = (
         "One row a rank. 'step goes into' shows how the rank spends its steps: compute, data, wait for slower ranks, "
         "communication. 'alone/s' is its speed while computing. The rates and the bar are over 10 s; the small chart "
-        "has one common scale from zero for all ranks."
+        "has one common scale from zero for all ranks. o sorts by the next column, anew every five seconds while the "
+        "cursor rests; / shows the ranks whose host, device or state matches, d those of the cursor's host."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up,k", "move(-1)", "Up", show=False, id="ranks.up"),
@@ -89,6 +93,9 @@ class RankTable(LineView, can_focus=True):
         Binding("enter", "choose", "Log", id="ranks.log"),
         Binding("o", "sort", "Sort", id="ranks.sort"),
         Binding("O", "reverse", "Reverse order", show=False, id="ranks.reverse"),
+        Binding("slash", "filter", "Filter", key_display="/", id="ranks.filter"),
+        Binding("d", "only_host", "This host", show=False, id="ranks.host"),
+        Binding("escape", "everything", "All ranks", show=False, id="ranks.everything"),
     ]
 
     def __init__(self, session: SessionProtocol, *, id: str = "ranks") -> None:
@@ -101,6 +108,9 @@ class RankTable(LineView, can_focus=True):
         self._reverse = False
         self._scale = 0.0
         self._renewed = -math.inf
+        self._sorted = -math.inf
+        self._touched = -math.inf
+        self._filter = ""
         self._seen: object = None
         self._layout: tuple[int, list[tuple[Column, int]]] = (0, [])
         longest = max((len(host.name) for host in session.inventory.hosts), default=6)
@@ -111,7 +121,7 @@ class RankTable(LineView, can_focus=True):
         """The rank under the cursor, or ``None`` without ranks."""
         if not self._order:
             return None
-        return self._cursor_rank if self._cursor_rank in self._rows else self._order[0]
+        return self._cursor_rank if self._cursor_rank in self._order else self._order[0]
 
     def pull(self) -> None:
         """Fetch the rows; repaint when something came in or an age grew by a second."""
@@ -122,7 +132,7 @@ class RankTable(LineView, can_focus=True):
         self._seen = (store.version, second)
         ranks = store.ranks
         # With many ranks only the visible rows are fetched at every pull; the common scale follows more slowly.
-        if len(ranks) != len(self._order) or len(ranks) <= MANY_RANKS or store.now - self._renewed > 2.0:
+        if len(ranks) != len(self._rows) or len(ranks) <= MANY_RANKS or store.now - self._renewed > 2.0:
             self._renew()
         else:
             for rank in self._visible_ranks():
@@ -133,18 +143,31 @@ class RankTable(LineView, can_focus=True):
         store = self._session.store
         self._renewed = store.now
         views = store.rank_views()
-        known = len(self._order)
+        known = len(self._rows)
         self._rows = {view.rank: view for view in views}
         self._scale = max((max(view.spark, default=0.0) for view in views), default=0.0)
-        if known != len(views):
+        resting = store.now - max(self._sorted, self._touched) >= SORT_AGAIN_SECONDS
+        if known != len(views) or (resting and (self._sort != "rank" or self._filter)):
             self._sort_rows()
 
     def _sort_rows(self) -> None:
         key = SORT_KEYS[self._sort]
         ordered = sorted(self._rows.values(), key=key, reverse=self._reverse)  # type: ignore[arg-type]
-        self._order = [view.rank for view in ordered]
-        self.virtual_size = Size(self.size.width, len(self._order) + 1)
+        self._sorted = self._session.store.now
+        self._order = [view.rank for view in ordered if self._matches(view)]
+        self.virtual_size = Size(self.size.width, len(self._order) + 1 + bool(self._filter))
         self.refresh()
+
+    def _matches(self, view: RankView) -> bool:
+        words = f"{view.rank} {view.host} {view.device} {view.device_name} {view.state_text}".lower()
+        wanted = self._filter.lower()
+        return (wanted[1:] not in words) if wanted.startswith("!") else wanted in words
+
+    def set_filter(self, text: str) -> None:
+        """Show only the ranks that match: rank, host, device or state; ``!`` in front inverts."""
+        self._filter = text
+        self._sort_rows()
+        self.styles.min_height = 3 if text else None
 
     def _visible_ranks(self) -> list[int]:
         top = round(self.scroll_y)
@@ -161,7 +184,10 @@ class RankTable(LineView, can_focus=True):
             return self._header(width)
         index = round(self.scroll_y) + y - 1
         if index >= len(self._order):
-            empty = "no ranks yet: they appear when the launch begins" if not self._order and y == 2 else ""
+            if self._filter and index == len(self._order):
+                text = f"  {len(self._order)} of {len(self._rows)} ranks match '{self._filter}' (esc: all)"
+                return self.line().add(text, self.tone("accent")).strip(width)
+            empty = "no ranks yet: they appear when the launch begins" if not self._rows and y == 2 else ""
             return self.line().add(f"  {empty}", self.tone("dim")).strip(width)
         return self._row(self._rows[self._order[index]], width)
 
@@ -265,6 +291,7 @@ class RankTable(LineView, can_focus=True):
     def _move_to(self, index: int) -> None:
         if not self._order:
             return
+        self._touched = self._session.store.now
         index = min(len(self._order) - 1, max(0, index))
         self._cursor_rank = self._order[index]
         # Without force, Textual ignores the scroll until a layout has shown the scrollbar of rows that just came.
@@ -295,7 +322,8 @@ class RankTable(LineView, can_focus=True):
 
     def action_sort(self) -> None:
         """Sort by the next column and show by which."""
-        keys = list(SORT_KEYS)
+        shown = {column.key for column, _ in self._columns(self.scrollable_content_region.width)}
+        keys = [key for key in SORT_KEYS if key in shown or key == self._sort]
         self._sort = keys[(keys.index(self._sort) + 1) % len(keys)]
         self._renew()
         self._sort_rows()
@@ -305,6 +333,27 @@ class RankTable(LineView, can_focus=True):
         """Reverse the order."""
         self._reverse = not self._reverse
         self._sort_rows()
+
+    def action_filter(self) -> None:
+        """Ask for a filter."""
+        self.app.push_screen(
+            Ask("Show ranks", "rank, host, device or state; ! in front inverts", self._filter), self._asked
+        )
+
+    def _asked(self, text: str | None) -> None:
+        if text is not None:
+            self.set_filter(text.strip())
+
+    def action_only_host(self) -> None:
+        """Show the ranks of the cursor's host."""
+        rank = self.cursor_rank
+        if rank is not None:
+            self.set_filter(self._rows[rank].host)
+
+    def action_everything(self) -> None:
+        """Show all ranks again."""
+        if self._filter:
+            self.set_filter("")
 
     def on_click(self, event: events.Click) -> None:
         """Put the cursor where the mouse is."""

@@ -34,8 +34,8 @@ class RingLog(LineView, Generic[T], can_focus=True):
     HELP = (
         "Newest line at the bottom. Scrolling up stops following and holds the place even while old lines are dropped; "
         "f or end follows again. / filters by regular expression, ! in front inverts; h marks matches instead of "
-        "hiding the rest, n and N go from one to the next. v shows warnings or errors only. Drag to select, y copies (to "
-        "the terminal's clipboard and to a file); ctrl+s saves what the filter shows, o opens it in your pager."
+        "hiding the rest, n and N go from one to the next. v shows warnings or errors only. Drag to select, y copies "
+        "(to the terminal's clipboard and to a file); ctrl+s saves what the filter shows, o opens it in your pager."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("f", "toggle_follow", "Follow", id="log.follow"),
