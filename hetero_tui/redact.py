@@ -36,8 +36,8 @@ _MAC: Final = re.compile(r"(?<![\w:-])(?:[0-9A-Fa-f]{2}[:-]){5}[0-9A-Fa-f]{2}(?!
 _FINGERPRINT: Final = re.compile(r"\b(?:SHA256:[A-Za-z0-9+/]{20,}=*|MD5:(?:[0-9a-f]{2}:){15}[0-9a-f]{2})")
 _UUID: Final = re.compile(r"\b[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{12}\b")
 _KEY: Final = re.compile(r"\b(?:ssh-(?:ed25519|rsa|dss)|ecdsa-sha2-\S+|sk-\S+@openssh\.com) AAAA[A-Za-z0-9+/=]+")
-_MAIL: Final = re.compile(r"\b[\w.+-]+@[\w-]+(?:\.[\w-]+)+\b")
-_HOME: Final = re.compile(r"(?<![\w.])(?P<base>/home/|/Users/|[A-Za-z]:\\Users\\)(?P<user>[^/\\\s:'\",;]+)")
+_AT: Final = re.compile(r"(?<![\w.+-])(?P<user>[\w.+-]+)@(?P<domain>[\w-]+(?:\.[\w-]+)*\.[A-Za-z][\w-]*)")
+_HOME: Final = re.compile(r"(?<![\w.])(?:/home/|/Users/|[A-Za-z]:\\Users\\)(?P<user>[^/\\\s:'\",;]+)")
 
 
 @dataclass(slots=True)
@@ -68,9 +68,8 @@ class Redaction:
         text = _FINGERPRINT.sub(lambda match: self._form("fingerprint", match[0]), text)
         text = _UUID.sub(lambda match: self._form("id", match[0]), text)
         text = _MAC.sub(lambda match: self._form("mac", match[0]), text)
+        self._learn(text)
         text = self._known(text)
-        text = _MAIL.sub(lambda match: match[0] if "<" in match[0] else self._form("mail", match[0]), text)
-        text = _HOME.sub(self._home, text)
         text = _IPV6.sub(self._address, text)
         return _IPV4.sub(self._address, text)
 
@@ -83,9 +82,12 @@ class Redaction:
         every = re.compile(rf"(?<![^\W_])(?:{pattern})(?![^\W_])", re.IGNORECASE)
         return every.sub(lambda match: self.names.get(match[0].casefold(), "<name>"), text)
 
-    def _home(self, match: re.Match[str]) -> str:
-        user = match["user"]
-        return match[0] if user.startswith("<") else f"{match['base']}{self._form('user', user)}"
+    def _learn(self, text: str) -> None:
+        """Remember the names that the text itself gives away: home folders, and user@somewhere."""
+        self.know("user", (match["user"] for match in _HOME.finditer(text)))
+        for match in _AT.finditer(text):
+            self.know("user", [match["user"]])
+            self.know("domain", [match["domain"]])
 
     def _address(self, match: re.Match[str]) -> str:
         try:
@@ -99,8 +101,6 @@ class Redaction:
 
     def _form(self, kind: str, value: str) -> str:
         folded = value.casefold()
-        if kind == "user" and folded in self.names:
-            return self.names[folded]
         if (kind, folded) not in self._found:
             self._found[kind, folded] = self._next(kind)
         return self._found[kind, folded]
