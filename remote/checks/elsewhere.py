@@ -11,10 +11,6 @@ ELSEWHERE: Mapping[str, tuple[str, str]] = {
     "PF-15": ("Published ports on the host network", "No port is published."),
     "PF-23": ("Block-buffered output", "The plan sets PYTHONUNBUFFERED=1 for every rank."),
     "PF-51": ("Proxy variables", "Ranks talk over plain TCP, which no proxy variable touches."),
-    "PF-55": (
-        "GPU lost in a running container",
-        "Not looked for. After `systemctl daemon-reload`, start the run again.",
-    ),
     "PF-60": ("Batch does not fit", "Each rank measures the largest micro-batch it can carry before training."),
     "PF-62": ("Weak GPU chosen", "Shares follow measured speed; name `devices` to choose yourself."),
     "PF-66": ("Missing worker", "Two-phase start: nobody trains before every rank has said hello."),

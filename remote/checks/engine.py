@@ -9,6 +9,7 @@ from typing import Any
 
 from remote.checks import systems
 from remote.checks.context import CheckContext, told
+from remote.checks.devices import wants_gpu
 from remote.checks.model import Check, Finding, Fix, Severity, Verdict, each_host, fail, ok, skip, unknown, warn
 from remote.errors import EngineError
 from remote.facts import Facts
@@ -111,7 +112,7 @@ async def _engine(context: CheckContext, name: str) -> Finding:
     return engine_finding(facts, version)
 
 
-def engine_kind_finding(facts: Facts, info: Mapping[str, Any], wants_gpu: bool) -> Finding:
+def engine_kind_finding(facts: Facts, info: Mapping[str, Any], has_gpu_ranks: bool) -> Finding:
     """Judge the way the engine is installed."""
     system = str(info.get("OperatingSystem") or "")
     root = str(info.get("DockerRootDir") or "")
@@ -128,7 +129,7 @@ def engine_kind_finding(facts: Facts, info: Mapping[str, Any], wants_gpu: bool) 
             ),
         )
     if "/snap/" in f"{root}/":
-        finding = fail if wants_gpu else warn
+        finding = fail if has_gpu_ranks else warn
         return finding(
             "Docker from a snap: it sees neither GPUs nor folders outside the home folder",
             evidence,
@@ -139,7 +140,7 @@ def engine_kind_finding(facts: Facts, info: Mapping[str, Any], wants_gpu: bool) 
                 needs_root=True,
             ),
         )
-    if "name=rootless" in security and wants_gpu:
+    if "name=rootless" in security and has_gpu_ranks:
         return warn(
             "rootless engine: GPUs work only without cgroups in the NVIDIA container runtime",
             evidence,
@@ -157,8 +158,6 @@ def engine_kind_finding(facts: Facts, info: Mapping[str, Any], wants_gpu: bool) 
 
 
 async def _engine_kind(context: CheckContext, name: str) -> Finding:
-    from remote.checks.devices import wants_gpu
-
     facts = await context.facts(name)
     return engine_kind_finding(facts, await context.engine_info(name), wants_gpu(context.host(name), facts))
 
@@ -181,6 +180,41 @@ async def _stale_runs(context: CheckContext, name: str) -> Finding:
             Fix("stop it from this machine, or attach to it", ("hetero-tui stop cluster.toml",)),
         )
     return ok("no earlier run" if not runs else f"{len(runs)} ended", evidence)
+
+
+KEPT_QUESTION = "ls -l /dev/char 2>/dev/null | grep -c nvidia"
+
+
+def gpu_kept_finding(host: str, info: Mapping[str, Any], reply: str) -> Finding:
+    """Judge whether a container keeps its GPU when systemd reads its units again.
+
+    Source: https://github.com/NVIDIA/nvidia-container-toolkit/issues/48
+    """
+    driver = str(info.get("CgroupDriver") or "")
+    links = int(reply) if reply.strip().isdigit() else 0
+    evidence = f"docker info: CgroupDriver={driver}; links to GPUs in /dev/char: {links}"
+    if driver != "systemd" or links:
+        return ok("GPUs stay with their containers", evidence)
+    return warn(
+        "after `systemctl daemon-reload` (an update is enough) a running container loses its GPU: "
+        "Failed to initialize NVML: Unknown Error",
+        evidence,
+        Fix(
+            "make the links systemd looks for (until the next boot; a udev rule makes them last)",
+            ("sudo nvidia-ctk system create-dev-char-symlinks --create-all",),
+            host=host,
+            needs_root=True,
+            safe=True,
+        ),
+    )
+
+
+async def _gpu_kept(context: CheckContext, name: str) -> Finding:
+    facts = await context.facts(name)
+    if not wants_gpu(context.host(name), facts) or facts.gpus[0].vendor != "nvidia":
+        return skip("the ranks of this host use no NVIDIA GPU")
+    completed = await context.runner(name).run(KEPT_QUESTION, timeout=10.0)
+    return gpu_kept_finding(name, await context.engine_info(name), completed.stdout)
 
 
 ENGINE = Check(
@@ -207,6 +241,18 @@ ENGINE_KIND = Check(
     probe=each_host(_engine_kind),
     needs=("engine",),
 )
+GPU_KEPT = Check(
+    id="gpu-kept",
+    title="GPU stays in the container",
+    codes=("PF-55",),
+    severity=Severity.WARNS,
+    scope="host",
+    question="With the systemd cgroup driver, are there the links in /dev/char without which a container loses its GPU "
+    "as soon as systemd reads its units again?",
+    remedy="`sudo nvidia-ctk system create-dev-char-symlinks --create-all`.",
+    probe=each_host(_gpu_kept),
+    needs=("engine",),
+)
 STALE_RUNS = Check(
     id="stale-runs",
     title="No earlier run alive",
@@ -220,4 +266,4 @@ STALE_RUNS = Check(
     after=("engine",),
     deadline=30.0,
 )
-CHECKS = (ENGINE, ENGINE_KIND, STALE_RUNS)
+CHECKS = (ENGINE, ENGINE_KIND, GPU_KEPT, STALE_RUNS)

@@ -12,6 +12,7 @@ from remote.checks.model import Check, Finding, Fix, Severity, Verdict, each_hos
 from remote.checks.network_firewall import FIREWALL_QUESTION, Firewall, read_firewall
 from remote.checks.network_paths import Target, explain, gloo_dials, path_fix, reached, translated, why_untried
 from remote.checks.network_report import LinkError, NetworkReport, PairLink, PortBind
+from remote.checks.shared import between_hosts
 from remote.facts import Facts
 from remote.inventory import Inventory
 
@@ -113,8 +114,6 @@ async def _master_reachable(context: CheckContext, hosts: tuple[str, ...]) -> Ma
     master = context.inventory.master.name
     at_master = report.hosts.get(master)
     findings: dict[str, Finding] = {}
-    if len(context.host_names) == 1:
-        return {host: skip("one host only") for host in hosts}
     if at_master is None:
         why = report.missing.get(master, "it could not be asked")
         reason = skip(f"needs “{PROBE.title}” ({PROBE.id}), which did not run on {master}: {why}")
@@ -211,8 +210,6 @@ def data_ports_finding(
 
 async def _data_ports(context: CheckContext, hosts: tuple[str, ...]) -> Mapping[str, Finding]:
     report = context.report
-    if len(context.host_names) == 1:
-        return {host: skip("one host only") for host in hosts}
     both_ways = await _uses_nccl(context)
     findings: dict[str, Finding] = {}
     for host in hosts:
@@ -262,10 +259,7 @@ def packets_finding(host: Facts, links: Sequence[PairLink], payload: int) -> Fin
 async def _packets(context: CheckContext, hosts: tuple[str, ...]) -> Mapping[str, Finding]:
     report = context.report
     return {
-        host: packets_finding(await context.facts(host), _with(report, host), context.timings.payload)
-        if len(context.host_names) > 1
-        else skip("one host only")
-        for host in hosts
+        host: packets_finding(await context.facts(host), _with(report, host), context.timings.payload) for host in hosts
     }
 
 
@@ -304,8 +298,7 @@ async def _seen_as(context: CheckContext, hosts: tuple[str, ...]) -> Mapping[str
     findings: dict[str, Finding] = {}
     for host in hosts:
         links = [link for (source, _), link in report.matrix.links.items() if source == host]
-        alone = len(context.host_names) == 1
-        findings[host] = skip("one host only") if alone else seen_as_finding(host, await context.address(host), links)
+        findings[host] = seen_as_finding(host, await context.address(host), links)
     return findings
 
 
@@ -330,9 +323,6 @@ def speed_finding(host: str, links: Sequence[PairLink]) -> Finding:
 
 async def _speed(context: CheckContext, hosts: tuple[str, ...]) -> Mapping[str, Finding]:
     report = context.report
-    alone = len(context.host_names) == 1
-    if alone:
-        return {host: skip("one host only") for host in hosts}
     return {host: _speed_of(report, host) for host in hosts}
 
 
@@ -383,7 +373,7 @@ MASTER_REACHABLE = Check(
     "TCP.",
     remedy="Open both ports in the master's firewall for the workers' addresses; the command is for the firewall that "
     "was found there (ufw, firewalld, nftables, iptables).",
-    probe=_master_reachable,
+    probe=between_hosts(_master_reachable),
     needs=("probe",),
     after=("interface", "master-port"),
 )
@@ -399,7 +389,7 @@ DATA_PORTS = Check(
     remedy="Open the range in the firewall of the host that is dialled; the command is for the one that was found "
     "there. One host behind NAT needs no inbound port if its address is the highest; several need published ports or "
     "a VPN.",
-    probe=_data_ports,
+    probe=between_hosts(_data_ports),
     needs=("probe", "interface"),
 )
 PACKETS = Check(
@@ -411,7 +401,7 @@ PACKETS = Check(
     question="Do 1 MB arrive in both directions on every pair? A path that swallows big packets lets the process group "
     "form and hangs on the first gradient.",
     remedy="Lower the MTU at both ends.",
-    probe=_packets,
+    probe=between_hosts(_packets),
     needs=("probe", "data-ports"),
 )
 SEEN_AS = Check(
@@ -422,7 +412,7 @@ SEEN_AS = Check(
     scope="pair",
     question="Do the others see this host under the address they are told to dial?",
     remedy="Bridge instead of NAT, or a VPN with direct addresses.",
-    probe=_seen_as,
+    probe=between_hosts(_seen_as),
     needs=("probe", "data-ports"),
 )
 SPEED = Check(
@@ -433,7 +423,7 @@ SPEED = Check(
     scope="pair",
     question=f"Is every rate into this host above {SLOW_LINK * 8 / 1e6:.0f} Mbit/s while all pairs talk at once?",
     remedy="A cable; gradient compression; fewer hosts.",
-    probe=_speed,
+    probe=between_hosts(_speed),
     needs=("probe", "full-packets"),
 )
 CHECKS = (MASTER_PORT, MASTER_REACHABLE, DATA_PORTS, PACKETS, SEEN_AS, SPEED)

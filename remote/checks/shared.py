@@ -4,13 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import shlex
-from collections.abc import Awaitable, Callable, Hashable
-from typing import Generic, TypeVar
+from collections.abc import Awaitable, Callable, Hashable, Mapping
+from typing import TYPE_CHECKING, Generic, TypeVar
 
+from remote.checks.model import Finding, Probe, skip
 from remote.inventory import Host
+
+if TYPE_CHECKING:
+    from remote.checks.context import CheckContext
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
+
+
+def between_hosts(probe: Probe) -> Probe:
+    """Ask only where there are several hosts: what lies between them does not apply to one."""
+
+    async def of_several(context: CheckContext, hosts: tuple[str, ...], /) -> Mapping[str, Finding]:
+        if len(context.host_names) == 1:
+            return dict.fromkeys(hosts, skip("one host only"))
+        return await probe(context, hosts)
+
+    return of_several
 
 
 def destination(host: Host) -> str:

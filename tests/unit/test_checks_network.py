@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, strategies
+from hypothesis import HealthCheck, given, settings, strategies
 
 from remote.checks.addresses import ephemeral_finding, interface_finding, lookup_finding
 from remote.checks.model import Finding, Verdict
@@ -154,6 +154,7 @@ _JSON = strategies.recursive(
 )
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no finding
 @given(
     strategies.dictionaries(
         strategies.sampled_from(sorted(payload("a").keys() | {"environment", "master_bind"})), _JSON

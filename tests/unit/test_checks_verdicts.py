@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from remote.checks.engine import engine_finding, engine_kind_finding, no_engine_finding
+from remote.checks.engine import engine_finding, engine_kind_finding, gpu_kept_finding, no_engine_finding
 from remote.checks.gpu import gpu_finding, toolkit_finding
 from remote.checks.image import image_finding, same_image_finding
 from remote.checks.model import Finding, Verdict
@@ -20,11 +23,14 @@ from remote.checks.reach import (
     system_finding,
 )
 from remote.checks.resources import GIB, disk_finding, memory_finding
+from remote.checks.script import QUESTION as SCRIPT_QUESTION
+from remote.checks.script import script_finding
 from remote.checks.systems import open_ports
 from remote.engine import ImageInfo
 from remote.errors import ConnectError, EngineError, HostKeyChanged, HostKeyUnknown, HostUnreachable, LoginRefused
 from remote.facts import EngineSocket, Facts, Gpu
 from remote.inventory import Cluster, Host, Image, Inventory
+from remote.runner import Completed
 from remote.shells import LoginShell
 
 LINUX = Facts(
@@ -215,7 +221,7 @@ def test_a_hostile_user_name_stays_one_word_in_a_fix() -> None:
     ],
 )
 def test_kinds_of_engine(info: dict[str, Any], wants_gpu: bool, verdict: Verdict) -> None:
-    assert engine_kind_finding(LINUX, info, wants_gpu=wants_gpu).verdict is verdict
+    assert engine_kind_finding(LINUX, info, has_gpu_ranks=wants_gpu).verdict is verdict
 
 
 @pytest.mark.parametrize(
@@ -291,6 +297,50 @@ def test_toolkit(info: dict[str, Any], toolkit: str, verdict: Verdict) -> None:
     assert finding.verdict is verdict
     if verdict is Verdict.FAIL:
         assert "signed-by" in commands(finding)
+
+
+@pytest.mark.parametrize(
+    ("driver", "links", "verdict"),
+    [
+        ("cgroupfs", "0\n", Verdict.OK),
+        ("systemd", "6\n", Verdict.OK),
+        ("systemd", "0\n", Verdict.WARN),
+        ("systemd", "ls: no\n", Verdict.WARN),
+    ],
+)
+def test_gpus_stay_in_their_containers(driver: str, links: str, verdict: Verdict) -> None:
+    finding = gpu_kept_finding("pc1", {"CgroupDriver": driver}, links)
+    assert finding.verdict is verdict
+    if verdict is Verdict.WARN:
+        assert "create-dev-char-symlinks" in commands(finding)
+
+
+def script_said(text: str, path: str = "/app/train.py") -> Finding:
+    return script_finding("pc1", path, "img:1", Completed("pc1", "script", 0, text, ""))
+
+
+def test_the_script_is_there_with_what_it_imports_or_it_is_said_why_not() -> None:
+    assert script_said('HETERO {"missing": []}').verdict is Verdict.OK
+    assert "imports einops, wandb" in script_said('HETERO {"missing": ["einops", "wandb"]}').reason
+    hidden = script_said('motd\nHETERO {"problem": "No such file or directory"}', "/hetero/data/train.py")
+    assert "data_dir is mounted over /hetero/data and hides" in hidden.reason
+    assert "hides" not in script_said('HETERO {"problem": "No such file or directory"}').reason
+    assert script_said('HETERO {"syntax": "invalid syntax"}').verdict is Verdict.FAIL
+    assert [script_said(text).verdict for text in ("", "HETERO {", "HETERO 7")] == [Verdict.UNKNOWN] * 3
+
+
+def test_the_script_s_question_runs_nothing_of_the_script(tmp_path: Path) -> None:
+    (tmp_path / "beside.py").write_text("raise SystemExit('was run')")
+    script = tmp_path / "train.py"
+    lines = (
+        "import json, beside",
+        "from no_such_thing.deep import x",
+        "try:\n    import optional_thing\nexcept ImportError:\n    pass",
+        "raise SystemExit('was run')",
+    )
+    script.write_text("\n".join(lines))
+    said = subprocess.run([sys.executable, "-c", SCRIPT_QUESTION, script], capture_output=True, text=True, check=True)
+    assert script_said(said.stdout).reason.startswith("/app/train.py imports no_such_thing, which")
 
 
 def image(digest: str = "sha256:1", architecture: str = "amd64", ref: str = "img:1") -> ImageInfo:
