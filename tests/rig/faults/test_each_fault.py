@@ -12,6 +12,8 @@ from tests.rig.faults.table import FAULTS
 
 pytestmark = pytest.mark.rig
 
+FOLLOWS = ("needs “", "runtime is process")
+"""How the reason of a skip begins that names what stands in the way, or that the fault's file does without Docker."""
 RED = (Verdict.FAIL, Verdict.UNKNOWN)
 
 
@@ -50,7 +52,7 @@ async def test_a_fault_is_one_red_check_and_its_fix_mends_it(
                 assert (reds, set(places) - set(warns)) == ({}, set()), (reds, warns)
                 assert set(warns) <= set(places) | fault.also_warns, warns
             consequences = found.with_verdict(Verdict.SKIP).items()
-            assert [each for each in consequences if each[0] not in idle and not each[1].startswith("needs “")] == []
+            assert [each for each in consequences if each[0] not in idle and not each[1].startswith(FOLLOWS)] == []
             fixes: list[Fix] = []
             for place in places:
                 finding = found.results[place]
