@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
@@ -42,8 +43,8 @@ class Network:
 
     interface = "eth0"
 
-    def __init__(self, hosts: int, megabits: float | None = None) -> None:
-        """Build it; ``megabits`` limits every link, both ways.
+    def __init__(self, hosts: int, megabits: float | Sequence[float] | None = None) -> None:
+        """Build it; ``megabits`` limits every link, both ways; one number for all, or one for each host.
 
         Raises:
             OSError: the kernel lacks something; nothing is left behind.
@@ -52,16 +53,16 @@ class Network:
         self._switch = _name("switch")
         self._made: list[str] = []
         try:
-            self._build(megabits)
+            self._build(megabits if isinstance(megabits, Sequence) else (megabits,) * hosts)
         except OSError:
             self.close()
             raise
 
-    def _build(self, megabits: float | None) -> None:
+    def _build(self, megabits: Sequence[float | None]) -> None:
         self._add(self._switch)
         self._in(self._switch, "ip", "link", "add", "bridge0", "type", "bridge")
         self._in(self._switch, "ip", "link", "set", "bridge0", "up")
-        for host in range(self.hosts):
+        for host, limit in enumerate(megabits):
             namespace, port = self.namespace(host), f"port{host}"
             self._add(namespace)
             _ip(
@@ -72,9 +73,9 @@ class Network:
             self._in(namespace, "ip", "address", "add", f"{self.address(host)}/24", "dev", self.interface)
             self._in(namespace, "ip", "link", "set", self.interface, "up")
             self._in(namespace, "ip", "link", "set", "lo", "up")
-            if megabits is not None:
-                self._limit(namespace, self.interface, megabits)
-                self._limit(self._switch, port, megabits)
+            if limit is not None:
+                self._limit(namespace, self.interface, limit)
+                self._limit(self._switch, port, limit)
 
     def namespace(self, host: int) -> str:
         """Return the namespace of a host."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
 import time
 from datetime import timedelta
@@ -48,6 +49,12 @@ def torchft_replica(address: str, lighthouse_address: str, replica: str) -> None
     store = TCPStore(address, 0, is_master=True, wait_for_workers=False)
     state = {"parameters": torch.zeros(PARAMETERS)}
 
+    class Transport(HTTPTransport[Any]):  # type: ignore[misc]  # torchft has no types
+        """Announces the address instead of the machine's name, which most home networks do not resolve."""
+
+        def address(self) -> str:
+            return str(super().address()).replace(socket.gethostname(), address)
+
     def load(found: dict[str, Any]) -> None:
         state["parameters"].copy_(found["parameters"])
 
@@ -64,9 +71,8 @@ def torchft_replica(address: str, lighthouse_address: str, replica: str) -> None
         store_port=store.port,
         lighthouse_addr=lighthouse_address,
         replica_id=replica,
-        # The machine's name does not resolve on most home networks.
         hostname=address,
-        checkpoint_transport=HTTPTransport(timeout=PATIENCE, num_chunks=0),
+        checkpoint_transport=Transport(timeout=PATIENCE, num_chunks=0),
     )
     while True:
         manager.start_quorum()

@@ -40,6 +40,8 @@ class _Process:
     process: subprocess.Popen[str]
     ends: list[float] = field(default_factory=list)
     """When each of its steps ended."""
+    together: int = 0
+    """Steps in a row that all ranks took part in, up to now."""
     worker: int = 0
     """Process id of the rank itself, which torchrun starts as a child."""
     said: list[str] = field(default_factory=list)
@@ -75,9 +77,17 @@ class _Run:
                     told = json.loads(line)
                     followed.ends.append(told["time"])
                     followed.worker = told["pid"]
+                    followed.together = followed.together + 1 if told["participants"] == RANKS else 0
                     self.changed.notify_all()
                 else:
                     followed.said.append(line)
+
+    def wait_until_together(self) -> bool:
+        """Wait until every rank has done some steps in a row with all the others."""
+        with self.changed:
+            return self.changed.wait_for(
+                lambda: all(each.together >= STEPS_BEFORE for each in self.processes), timeout=START_SECONDS
+            )
 
     def wait_for_steps(self, after: float, count: int, timeout: float) -> bool:
         """Wait until the first rank has done ``count`` steps after a time."""
@@ -97,8 +107,8 @@ def pause(peer: Peer, fault: Fault) -> float:
     with contextlib.ExitStack() as stack:
         network = stack.enter_context(Network(RANKS)) if fault == "link" else None
         run = stack.enter_context(_torchft(network) if peer == "torchft" else _torchrun(network))
-        if not run.wait_for_steps(0.0, STEPS_BEFORE, START_SECONDS):
-            raise RunFailed(f"{peer} did not train: {''.join(run.processes[0].said[-5:])[-500:]}")
+        if not run.wait_until_together():
+            raise RunFailed(f"{peer} did not train with all ranks: {''.join(run.processes[0].said[-5:])[-500:]}")
         usual = (run.processes[0].ends[-1] - run.processes[0].ends[-6]) / 5
         struck = time.time()
         _strike(run, fault)
