@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from rich.cells import cell_len
 from textual import on
@@ -30,6 +30,9 @@ from remote.fixes import FixPlan
 
 if TYPE_CHECKING:
     from hetero_tui.session import SessionProtocol
+
+BESIDE: Final = 16
+"""Up to this many hosts the detail stands beside the grid where there is room; with more the grid needs the width."""
 
 
 class ChecklistSummary(LineView):
@@ -92,10 +95,10 @@ class ChecklistScreen(LiveScreen):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter,l", "app.review_plan", "Launch…", id="checklist.launch"),
         Binding("r", "rerun_one", "Re-run", id="checklist.rerun"),
-        Binding("R", "rerun_all", "Re-run all", id="checklist.rerun_all"),
-        Binding("exclamation_mark", "failing_first", "Failing first", key_display="!", id="checklist.failing"),
+        Binding("R", "rerun_all", "Re-run all", show=False, id="checklist.rerun_all"),
         Binding("F", "run_fix", "Run fix", id="checklist.fix"),
-        Binding("y", "copy_fix", "Copy fix", id="checklist.copy"),
+        Binding("y", "copy_fix", "Copy fix", show=False, id="checklist.copy"),
+        Binding("exclamation_mark", "failing_first", "Failing", key_display="!", id="checklist.failing"),
         Binding("slash", "filter", "Filter", key_display="/", id="checklist.filter"),
         Binding("m", "matrix", "Network", id="checklist.matrix"),
         Binding("p", "prediction", "Worth it?", id="checklist.prediction"),
@@ -121,7 +124,8 @@ class ChecklistScreen(LiveScreen):
             compact=True,
             select_on_focus=False,
         )
-        with Container(id="checklist-body"):
+        many = len(self.session.inventory.hosts) > BESIDE
+        with Container(id="checklist-body", classes="-many" if many else ""):
             yield ChecklistGrid(self.session, self.state)
             with VerticalScroll(id="detail", can_focus=True):
                 yield Static(id="detail-text")
