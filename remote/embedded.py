@@ -31,8 +31,12 @@ class EmbeddedHost:
     name: str
     respond: Respond | None = None
     """Plays a host of another kind; commands it answers with None are run."""
+    live: str = ""
+    """Beginning of commands that are run at once, without ``respond``: those that talk rather than read to the end."""
     env: Mapping[str, str] = field(default_factory=dict)
     """Variables besides HOME, PATH, USER, LOGNAME, SHELL and LANG."""
+    login_shell: tuple[str, ...] = ("/bin/sh",)
+    """What reads the commands, as the account's entry in passwd says; it is given ``-c`` and the command."""
     max_sessions: int = 10
     """As sshd's ``MaxSessions``."""
     forward_sockets: bool = True
@@ -64,7 +68,7 @@ class RunningHost:
     """Connections accepted so far."""
 
     def __post_init__(self) -> None:
-        self.commands = Commands(self.home, self.spec.env, self.spec.respond)
+        self.commands = Commands(self.home, self.spec.env, self.spec.respond, self.spec.login_shell, self.spec.live)
 
     @property
     def name(self) -> str:

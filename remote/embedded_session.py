@@ -46,6 +46,8 @@ class Commands:
     home: Path
     env: Mapping[str, str]
     respond: Respond | None = None
+    login_shell: tuple[str, ...] = ("/bin/sh",)
+    live: str = ""
     environments: list[dict[str, str]] = field(default_factory=list)
     """Variables the client of each command asked to set; a client that means well sends none."""
     _groups: dict[int, _Process] = field(default_factory=dict)
@@ -73,7 +75,7 @@ class Commands:
         try:
             await asyncio.get_running_loop().subprocess_exec(
                 lambda: _Process(session, self),
-                "/bin/sh",
+                *self.login_shell,
                 "-c",
                 command,
                 cwd=self.home,
@@ -81,7 +83,7 @@ class Commands:
                 start_new_session=True,
             )
         except OSError as error:
-            session.finish(f"cannot start /bin/sh: {error}\n".encode(), 127)
+            session.finish(f"cannot start {self.login_shell[0]}: {error}\n".encode(), 127)
 
     def started(self, pid: int, process: _Process) -> None:
         """Remember a command; its process id is that of its group, too."""
@@ -127,7 +129,9 @@ class CommandSession(asyncssh.SSHServerSession[bytes]):
     def session_started(self) -> None:
         assert self._channel is not None
         self._commands.environments.append(dict(self._channel.get_environment()))
-        if self._commands.respond is None:
+        is_live = bool(self._commands.live) and inner_command(self._command).startswith(self._commands.live)
+        if self._commands.respond is None or is_live:
+            self._answered = True
             self._commands.start(self, self._command)
 
     def data_received(self, data: bytes, datatype: asyncssh.DataType) -> None:  # noqa: ARG002

@@ -304,7 +304,7 @@ def _pairs(host: str, output: str) -> list[tuple[str, str]]:
         raise CommandFailed(
             "the facts broke off before their end", host=host, next_step="try again; does the shell have a time limit?"
         )
-    found = (line.partition("\t") for line in body[:end])
+    found = (line.removesuffix("\r").partition("\t") for line in body[:end])
     return [(key, _clean(value)[:_MAX_VALUE].strip()) for key, tab, value in found if tab and re.fullmatch(r"\w+", key)]
 
 

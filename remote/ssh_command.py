@@ -33,7 +33,16 @@ def posix_command_line(command: str) -> str:
     The account's login shell may be anything (fish, csh), and it only sees quoted words. The first line on stderr
     tells the process group, which sshd makes for each session.
     """
-    return f"exec /bin/sh -c {shlex.quote(_PREAMBLE)} sh {shlex.quote(command)}"
+    return f"exec /bin/sh -c {any_shell_quote(_PREAMBLE)} sh {any_shell_quote(command)}"
+
+
+def any_shell_quote(text: str) -> str:
+    r"""Quote a word so that POSIX shells and fish read the same.
+
+    Between single quotes fish still takes ``\\`` and ``\'`` for escapes, so a backslash goes between double quotes,
+    where both read two of them as one. Source: https://fishshell.com/docs/current/language.html#quotes
+    """
+    return shlex.quote(text).replace("\\", "'\"\\\\\"'")
 
 
 def inner_command(command_line: str) -> str:

@@ -8,7 +8,7 @@ import shlex
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -70,6 +70,7 @@ async def bench(
     timings: ProbeTimings | None = None,
     network: Network | None = None,
     runs: Mapping[str, tuple[HostRunState, ...]] | None = None,
+    engine_of: Callable[[Runner], Awaitable[Any]] | None = None,
 ) -> AsyncIterator[Bench]:
     """Bring up hosts, connect to those that let us in, and make a checklist over them."""
     async with embedded_hosts(specs) as cluster:
@@ -89,6 +90,8 @@ async def bench(
             return await gather_facts(runner(name), master_address=LOOPBACK, port=port)
 
         async def engine(name: str) -> Any:
+            if engine_of is not None:
+                return await engine_of(runner(name))
             raise EngineError("no Docker Engine socket was found", host=name)
 
         async def runs_of(name: str) -> tuple[HostRunState, ...]:
