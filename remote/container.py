@@ -15,8 +15,9 @@ from remote.plan_model import HostPlan
 
 STACK_BYTES: Final = 64 << 20
 OPEN_FILES: Final = 65536
-LOG_FILE_SIZE: Final = "50m"
-LOG_FILES: Final = "4"
+LOG_FILE_SIZE: Final = "200m"
+LOG_FILES: Final = "20"
+"""Together 4 GB of text, ten million lines and more, for a master that comes back late; the engine packs old files."""
 KEPT_CAPABILITIES: Final = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL")
 """Of what engines give: enough for root in the container to write folders of a person's and to signal its children."""
 

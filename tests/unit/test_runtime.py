@@ -81,7 +81,7 @@ def test_the_request_for_a_container(api_version: str) -> None:
     assert host["RestartPolicy"] == {"Name": "no"}
     assert host.get("AutoRemove", False) is False
     assert host["ShmSize"] == 1 << 30
-    assert host["LogConfig"] == {"Type": "local", "Config": {"max-size": "50m", "max-file": "4"}}
+    assert host["LogConfig"] == {"Type": "local", "Config": {"max-size": "200m", "max-file": "20"}}
     (request,) = host["DeviceRequests"]
     assert request["DeviceIDs"] == ["GPU-a", "GPU-b"]
     assert request["Capabilities"] == [["gpu"]]
