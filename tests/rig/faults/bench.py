@@ -94,7 +94,7 @@ async def _nobody(_: HostKeyUnknown) -> bool:
 class Checklist:
     """The checklist on one ``cluster.toml``, over connections that stay open."""
 
-    def __init__(self, text: str, known_hosts: KnownHosts | None = None) -> None:
+    def __init__(self, text: str, known_hosts: KnownHosts | None = None, timings: ProbeTimings = HASTY) -> None:
         self.hosts = Hosts(parse_inventory(text), known_hosts=known_hosts)
         self.context = CheckContext(
             self.hosts.inventory,
@@ -102,7 +102,7 @@ class Checklist:
             gather=self.hosts.gather,
             engine=self.hosts.engine,
             runs=self.hosts.runs,
-            timings=HASTY,
+            timings=timings,
         )
         self.results: dict[tuple[str, str], Finding] = {}
 
