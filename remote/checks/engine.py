@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from remote.checks import systems
+from remote.checks import platforms, systems
 from remote.checks.context import CheckContext, told
 from remote.checks.devices import wants_gpu
 from remote.checks.model import Check, Finding, Fix, Severity, Verdict, each_host, fail, ok, skip, unknown, warn
@@ -48,6 +48,8 @@ def no_engine_finding(facts: Facts, error: EngineError) -> Finding:
                 new_login=True,
             ),
         )
+    if special := platforms.no_engine_finding(facts, evidence):
+        return special
     if facts.docker_cli or facts.engine_sockets:
         return fail(
             "Docker is installed, but its engine does not answer",
