@@ -94,9 +94,9 @@ def gradient(workload: Workload, case: dict[str, object], rank: int, *, alone: b
 
 
 def main() -> None:
-    rank, port, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
+    rank, folder = int(sys.argv[1]), Path(sys.argv[2])
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=4)
+    dist.init_process_group("gloo", init_method=(folder / "rendezvous").as_uri(), rank=rank, world_size=4)
     results = []
     for case in json.loads((folder / "cases.json").read_text()):
         workloads = [build(Options(seed=3, samples=500)) for _ in range(2)] if case["data"] == "images" else None

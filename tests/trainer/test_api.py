@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import subprocess
 import sys
@@ -25,9 +24,10 @@ from torch.utils.data import (
 
 import trainer
 from tests.trainer.cluster import REPOSITORY
+from tests.trainer.prepared import launched, network, samples, weights
 from trainer import launch
-from trainer.api_alone import launch_alone
-from trainer.errors import UsageError
+from trainer.errors import CheckpointError, UsageError
+from trainer.events import Event, Shares, Step
 
 EXAMPLES = REPOSITORY / "docs" / "examples"
 PAGE = REPOSITORY / "docs" / "your-own-training.md"
@@ -39,27 +39,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
     yield
     launch.current = None
-
-
-def options(**values: Any) -> None:
-    """Begin a run that was launched with these options."""
-    launched = launch_alone()
-    launched.options = dataclasses.replace(launched.options, **values)
-    launch.current = launched
-
-
-def samples(count: int = 70) -> TensorDataset:
-    generator = torch.Generator().manual_seed(3)
-    return TensorDataset(torch.randn(count, 6, generator=generator), torch.randint(0, 3, (count,), generator=generator))
-
-
-def network(*further: nn.Module) -> nn.Sequential:
-    torch.manual_seed(1)
-    return nn.Sequential(nn.Linear(6, 16), *further, nn.ReLU(), nn.Linear(16, 3))
-
-
-def weights(model: nn.Module) -> Tensor:
-    return torch.cat([value.double().flatten() for value in model.state_dict().values()])
 
 
 def train(
@@ -107,7 +86,7 @@ def test_the_balanced_example_differs_in_at_most_ten_lines_and_the_page_shows_th
 
 
 def test_importing_the_package_does_not_import_torch() -> None:
-    code = "import sys, trainer, trainer.events, trainer.launch; assert 'torch' not in sys.modules; trainer.prepare"
+    code = "import sys, trainer, trainer.events, trainer.launch; assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=False).returncode == 0
     with pytest.raises(AttributeError, match="no attribute 'prepaer'"):
         getattr(trainer, "prepaer")  # noqa: B009 - mypy knows that it is not there
@@ -118,7 +97,7 @@ def test_a_prepared_loop_trains_like_the_plain_one(micro_batch: int) -> None:
     """Seventy samples in batches of 32: the last step of an epoch is short, and 5 does not divide it."""
     expected, model = network(), network()
     train_plainly(expected, samples())
-    options(micro_batch=micro_batch)
+    launched(micro_batch=micro_batch)
     steps: list[int] = []
     run = train(model, samples(), after=lambda run: steps.append(run.step))
     assert run.step == 6
@@ -131,7 +110,7 @@ def test_every_sample_is_seen_once_an_epoch_when_shuffled() -> None:
     dataset = TensorDataset(inputs, torch.zeros(50, dtype=torch.int64))
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    options(micro_batch=7)
+    launched(micro_batch=7)
     run = trainer.prepare(model, optimizer, DataLoader(dataset, batch_size=20, shuffle=True))
     orders = []
     for _ in run.epochs(2):
@@ -153,7 +132,7 @@ def test_ignored_labels_weigh_nothing_however_they_are_spread() -> None:
     for micro_batch in (5, 32):
         model = network()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        options(micro_batch=micro_batch)
+        launched(micro_batch=micro_batch)
         run = trainer.prepare(model, optimizer, DataLoader(dataset, batch_size=32))
         for _ in run.epochs(1):
             for batch, labels in run:
@@ -179,20 +158,20 @@ def test_dropout_and_augmentation_do_not_depend_on_the_micro_batch_or_the_worker
     results = []
     for micro_batch, workers in ((5, 0), (32, 0), (8, 1)):
         model = network(nn.Dropout(0.4))
-        options(micro_batch=micro_batch, seed=4)
+        launched(micro_batch=micro_batch, seed=4)
         train(model, Noisy(), loader={"num_workers": workers, "shuffle": True})
         results.append(weights(model))
     assert torch.allclose(results[0], results[1], rtol=0, atol=1e-6)
     assert torch.allclose(results[0], results[2], rtol=0, atol=1e-6)
     plain = network()
-    options(seed=4)
+    launched(seed=4)
     train(plain, Noisy(), loader={"shuffle": True})
     assert not torch.allclose(results[0], weights(plain), atol=1e-3), "dropout must have dropped something"
 
 
 def test_schedule_clipping_and_stopping() -> None:
     model = network()
-    options(micro_batch=6)
+    launched(micro_batch=6)
     ours = torch.optim.SGD(model.parameters(), lr=0.5)
     schedule = torch.optim.lr_scheduler.StepLR(ours, 2, gamma=0.5)
     loader = DataLoader(samples(), batch_size=32)
@@ -226,7 +205,7 @@ def test_a_resumed_run_ends_like_one_that_was_not_interrupted(
         model = network(nn.BatchNorm1d(16))
         optimizer = optimizer_type(model.parameters(), lr=0.05)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 12)
-        options(resume=resume)
+        launched(resume=resume)
         loader = DataLoader(samples(), batch_size=32, shuffle=True)
         run = trainer.prepare(model, optimizer, loader, scheduler=schedule)
         seen = []
@@ -274,10 +253,29 @@ def test_batch_norm_is_that_of_one_machine_with_the_same_ghost_batches() -> None
     """70 samples, steps of 32, 32 and 6, ghost batches of 10: the last one takes a rest that is less than half."""
     expected, model = network(nn.BatchNorm1d(16)), network(nn.BatchNorm1d(16))
     train_with_ghost_batches(expected, samples(), [[10, 10, 12], [10, 10, 12], [6]])
-    options(micro_batch=4)
+    launched(micro_batch=4)
     train(model, samples(), epochs=1, ghost_batch=10)
     for name, value in model.state_dict().items():
         assert torch.allclose(value, expected.state_dict()[name], rtol=0, atol=1e-6), name
+
+
+def policies(events: list[Event]) -> list[tuple[int, str]]:
+    return [(event.step, event.policy) for event in events if isinstance(event, Shares)]
+
+
+def test_resume_keeps_the_policy_unless_another_is_asked_for_and_refuses_another_seed() -> None:
+    def go(epochs: int, **values: Any) -> list[Event]:
+        events = launched(**values)
+        train(network(), samples(), epochs=epochs)
+        return events
+
+    assert policies(go(1, policy="equal")) == [(0, "equal")]
+    assert policies(go(2, resume=True)) == [(3, "equal")]
+    again = go(3, resume=True, policy="static")
+    assert policies(again) == [(6, "static")]
+    assert [event.step for event in again if isinstance(event, Step)] == [6, 7, 8]
+    with pytest.raises(CheckpointError, match="seed is 0 there and 7 here"):
+        go(4, resume=True, seed=7)
 
 
 def test_another_sampler_gives_the_order() -> None:
@@ -286,7 +284,7 @@ def test_another_sampler_gives_the_order() -> None:
     sampler = WeightedRandomSampler(chances, 40)
     seen: list[float] = []
     model = network()
-    options()
+    launched()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     dataset = TensorDataset(inputs, torch.zeros(70, dtype=torch.int64))
     run = trainer.prepare(model, optimizer, DataLoader(dataset, batch_size=16, sampler=sampler, drop_last=True))
@@ -346,7 +344,7 @@ def test_models_and_optimizers_that_cannot_be_trained_are_refused(monkeypatch: p
 def test_loops_that_go_wrong_are_told_how_to_go_right() -> None:
     def loop(body: Callable[[Any, nn.Module, Tensor, Tensor], None]) -> None:
         model = network()
-        options()
+        launched()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         run = trainer.prepare(model, optimizer, DataLoader(samples(), batch_size=32))
         for _ in run.epochs(1):
@@ -364,7 +362,7 @@ def test_loops_that_go_wrong_are_told_how_to_go_right() -> None:
         loop(forgot)
     with pytest.raises(UsageError, match=r"leave model.zero_grad\(\) out"):
         loop(cleared)
-    options()
+    launched()
     model = network()
     run = trainer.prepare(model, torch.optim.SGD(model.parameters(), lr=0.1), DataLoader(samples(), batch_size=8))
     with pytest.raises(UsageError, match="belongs into the loop"):

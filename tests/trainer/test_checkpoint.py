@@ -11,7 +11,7 @@ import torch
 from tests.trainer.cluster import cluster
 from trainer.checkpoint import CheckpointFolder
 from trainer.errors import CheckpointError
-from trainer.events import Checkpoint, Done, Failed, Notice, Shares, Step
+from trainer.events import Checkpoint, Done, Notice, Step
 from trainer.state import EpochSums, Progress
 
 IDENTITY = {"workload": "simple_cnn", "seed": 0}
@@ -145,32 +145,3 @@ def test_resume_with_another_number_of_ranks_follows_the_same_curve(tmp_path: Pa
             assert event.loss == pytest.approx(whole[event.step], rel=1e-3)
         assert {event.samples for event in run.of(Done)} == {1280}
         assert not [event for event in run.of(Notice) if "drifted" in event.text]
-
-
-@pytest.mark.slow
-def test_resume_keeps_the_policy_unless_another_is_asked_for(tmp_path: Path) -> None:
-    def first_shares(*options: str) -> Shares:
-        with cluster(tmp_path) as run:
-            run.start([1, 1], ["--samples", "640", "--global-batch", "64", *options], speeds=[200, 50])
-            assert run.wait() == [0, 0]
-            return run.of(Shares)[0]
-
-    first = first_shares("--steps", "2", "--policy", "equal")
-    assert (first.policy, first.shares) == ("equal", (32, 32))
-    again = first_shares("--steps", "4", "--resume")
-    assert (again.step, again.policy, again.shares) == (2, "equal", (32, 32))
-    other = first_shares("--steps", "6", "--resume", "--policy", "static")
-    assert (other.step, other.policy) == (4, "static")
-    assert other.shares[0] > 44
-
-
-@pytest.mark.slow
-def test_resume_with_another_seed_is_refused_with_a_reason(tmp_path: Path) -> None:
-    options = ["--samples", "128", "--global-batch", "64", "--epochs", "1"]
-    with cluster(tmp_path) as run:
-        run.start([1], options)
-        assert run.wait() == [0]
-    with cluster(tmp_path) as run:
-        run.start([1], [*options, "--resume", "--seed", "7"])
-        assert run.wait() == [1]
-        assert "seed is 0 there and 7 here" in run.of(Failed)[0].error

@@ -128,7 +128,9 @@ async def test_without_elastic_the_others_are_told_the_cause() -> None:
 
 
 async def test_nobody_there_is_said_with_the_address() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
+    with socket.socket() as free:
+        # Bound, so that nobody else gets the port, but not listening.
+        free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with pytest.raises(CoordinatorLost, match=f"no coordinator at 127.0.0.1:{port}"):
-        await asyncio.to_thread(lambda: Link("127.0.0.1", port, run_id="run", rank=0, timeout=0.2))
+        with pytest.raises(CoordinatorLost, match=f"no coordinator at 127.0.0.1:{port}"):
+            await asyncio.to_thread(lambda: Link("127.0.0.1", port, run_id="run", rank=0, timeout=0.2))

@@ -52,16 +52,19 @@ def assert_same_curve(found: dict[int, float], expected: dict[int, float]) -> No
     assert found == pytest.approx(expected, rel=ROUNDING)
 
 
-def undisturbed(folder: Path) -> dict[int, float]:
-    with cluster(folder) as run:
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[int, float]:
+    """The loss of each step of a run in which nothing happens; the same for all that compare with it."""
+    with cluster(tmp_path_factory.mktemp("alone")) as run:
         run.start([1], OPTIONS)
         assert run.wait() == [0]
         return losses(run)
 
 
 @pytest.mark.parametrize("victim", [0, 2])
-def test_a_killed_rank_costs_little_comes_back_and_leaves_no_trace_in_the_losses(tmp_path: Path, victim: int) -> None:
-    expected = undisturbed(tmp_path / "alone")
+def test_a_killed_rank_costs_little_comes_back_and_leaves_no_trace_in_the_losses(
+    tmp_path: Path, expected: dict[int, float], victim: int
+) -> None:
     with cluster(tmp_path / "together") as run:
         run.start([1, 1, 1], OPTIONS, speeds=SPEEDS)
         witness = 1
@@ -107,8 +110,7 @@ def test_a_killed_rank_costs_the_survivors_less_than_200_ms(tmp_path: Path) -> N
     assert min(costs) < 0.2, costs
 
 
-def test_a_stopped_rank_is_left_behind_and_catches_up(tmp_path: Path) -> None:
-    expected = undisturbed(tmp_path / "alone")
+def test_a_stopped_rank_is_left_behind_and_catches_up(tmp_path: Path, expected: dict[int, float]) -> None:
     with cluster(tmp_path / "together") as run:
         run.start([1, 1, 1], [*OPTIONS, "--heartbeat-timeout", "3"], speeds=SPEEDS)
         run.wait_for(lambda: len(run.of(Step, 0)) >= 5)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.trainer.cluster import REPOSITORY
-from trainer.data import BalancedSampler, mix, mix_number, sample_keys, uniform
+from trainer.data import BalancedSampler, mix, mix_number, piece_sizes, sample_keys, uniform, whole_pieces
 from trainer.workloads.layers import SampleDropout
 
 CASES = [
@@ -32,12 +31,10 @@ CASES = [
 @pytest.mark.slow
 def test_unequal_shares_give_the_gradient_of_one_machine(tmp_path: Path) -> None:
     (tmp_path / "cases.json").write_text(json.dumps(CASES))
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "GLOO_SOCKET_IFNAME": "lo"}
     workers = [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.trainer.exact_worker", str(rank), str(port), str(tmp_path)], env=environment
+            [sys.executable, "-m", "tests.trainer.exact_worker", str(rank), str(tmp_path)], env=environment
         )
         for rank in range(4)
     ]
@@ -86,6 +83,28 @@ def test_every_sample_once_an_epoch_for_any_share_history(
             for position in range(len(shares)):
                 seen += sampler.part(step, shares, position).tolist()
         assert sorted(seen) == list(range(size))
+
+
+@settings(max_examples=100, deadline=None)
+@given(shares=st.lists(st.integers(0, 200), min_size=1, max_size=6).filter(any), piece=st.integers(1, 70))
+def test_ghost_batches_are_the_same_for_any_shares(shares: list[int], piece: int) -> None:
+    """Whoever gets them: the pieces of all ranks in a row are those of one rank that computes everything."""
+    dealt = whole_pieces(shares, piece)
+    assert sum(dealt) == sum(shares)
+    together = [size for share in dealt for size in piece_sizes(share, piece, whole=True)]
+    assert together == piece_sizes(sum(shares), piece, whole=True)
+    assert all(size == piece for size in together[:-1])
+    assert piece <= 2 * together[-1] < 3 * piece or len(together) == 1
+    assert all(abs(given - share) <= 1.5 * piece for given, share in zip(dealt, shares, strict=True))
+
+
+def test_every_sample_once_also_in_ghost_batches_and_without_the_last_step() -> None:
+    sampler = BalancedSampler(103, 20, 1, ghost_batch=8, drop_last=True)
+    assert sampler.steps_per_epoch == 5
+    parts = [sampler.part(step, [9, 7, 4], rank) for step in range(5) for rank in range(3)]
+    assert [len(part) for part in parts[:3]] == [8, 8, 4]
+    seen = torch.cat(parts).tolist()
+    assert len(seen) == len(set(seen)) == 100
 
 
 def test_shares_that_miss_a_sample_are_refused() -> None:
