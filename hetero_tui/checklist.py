@@ -153,11 +153,10 @@ def affected(checks: Sequence[CheckInfo], check_id: str) -> frozenset[str]:
     what opens one port may open another.
     """
     by_id = {check.id: check for check in checks}
-    sources = [need for need in by_id[check_id].needs if need in by_id and by_id[need].is_source]
-    found = {check_id, *sources}
-    grown = True
-    while grown:
-        more = {check.id for check in checks if not found.isdisjoint(check.needs)} - found
+    needed = {check_id}
+    while more := {need for each in needed for need in by_id[each].needs if need in by_id} - needed:
+        needed |= more
+    found = {check_id, *(need for need in needed if by_id[need].is_source)}
+    while more := {check.id for check in checks if not found.isdisjoint(check.needs)} - found:
         found |= more
-        grown = bool(more)
     return frozenset(found)
