@@ -15,8 +15,8 @@ HEADER = """\
 <!-- Written by `python -m remote.checks.docs > docs/checks.md`; a test compares them. -->
 
 Before anything is launched, every host is asked what would make training fail or hang. Nothing on a host is changed
-by a check, and a fix is only shown: you run it. All hosts are asked at the same time; a host that does not answer
-delays nobody.
+by a check. A fix is text first: you copy it, or let the app run it (`F`) once it has shown what will run where. All
+hosts are asked at the same time; a host that does not answer delays nobody.
 
 | verdict | means |
 |---|---|
