@@ -194,9 +194,13 @@ class Cluster:
 
     def change_policy(self, policy: str) -> None:
         """Change the policy and wait until it is in force."""
-        before = len(self.of(Shares))
+
+        def changes() -> int:
+            return sum(event.policy == policy for event in self.of(Shares))
+
+        before = changes()
         self.send("policy", policy=policy)
-        self.wait_for(lambda: any(event.policy == policy for event in self.of(Shares)[before:]), f"policy {policy}")
+        self.wait_for(lambda: changes() > before, f"policy {policy}")
 
     def pause(self) -> None:
         """Let the run stand still, and wait until it does."""
@@ -207,9 +211,12 @@ class Cluster:
         self._command_and_wait("resume", "resumed")
 
     def _command_and_wait(self, command: str, answer: str) -> None:
-        before = len(self.of(Notice))
+        def answers() -> int:
+            return sum(event.text == answer for event in self.of(Notice))
+
+        before = answers()
         self.send(command)
-        self.wait_for(lambda: any(event.text == answer for event in self.of(Notice)[before:]), f"being {answer}")
+        self.wait_for(lambda: answers() > before, f"being {answer}")
 
     def process_of(self, rank: int) -> int:
         """Return the process id of a rank, from its newest hello."""

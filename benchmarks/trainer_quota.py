@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -27,6 +28,10 @@ def _base() -> Path | None:
     if (ROOT / "cpu" / "cpu.cfs_quota_us").exists() or (ROOT / "cpu" / "cgroup.procs").exists():
         return ROOT / "cpu"
     return ROOT if (ROOT / "cgroup.controllers").exists() else None
+
+
+EMPTY_SECONDS: Final = 10.0
+"""How long a group may take to become empty."""
 
 
 class CpuQuota:
@@ -86,6 +91,18 @@ class CpuQuota:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Remove the group; processes that are still in it go back to where they came from."""
-        for process_id in (self._folder / "cgroup.procs").read_text(encoding="ascii").split():
-            (self._folder.parent / "cgroup.procs").write_text(process_id, encoding="ascii")
-        self._folder.rmdir()
+        deadline = time.monotonic() + EMPTY_SECONDS
+        while True:
+            for process_id in (self._folder / "cgroup.procs").read_text(encoding="ascii").split():
+                with contextlib.suppress(ProcessLookupError):
+                    # It ended since the list was read.
+                    (self._folder.parent / "cgroup.procs").write_text(process_id, encoding="ascii")
+            try:
+                self._folder.rmdir()
+            except OSError:
+                # A process that was just killed is still in the group, though it is no longer listed.
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
+                continue
+            return
