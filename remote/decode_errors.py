@@ -279,6 +279,20 @@ _RANK: Final = (
         "raise the nofile limit, or use fewer data loader workers",
     ),
     _entry(
+        "gpu-lost",
+        r"GPU is lost|fallen off the bus|uncorrectable ECC error|CUDA error: (?:unspecified launch failure|"
+        r"hardware stack error|no CUDA-capable device|CUDA-capable device\(s\) is/are busy or unavailable)",
+        "the GPU stopped answering (driver, heat, power, or the card)",
+        "look for Xid in dmesg on that host; a reboot brings the card back if anything does",
+    ),
+    _entry(
+        "coordinator-lost",
+        r"CoordinatorLost: ",
+        "the host of rank 0 is gone, or cannot be reached from here",
+        "look at the host of rank 0 first",
+        is_consequence=True,
+    ),
+    _entry(
         "peer-gone",
         r"Connection (?:reset|closed) by peer|Broken pipe|Socket Timeout|recv operation timed out"
         r"|Timed out waiting \d+ms for (?:recv|send) operation|Connection was likely closed"
@@ -296,19 +310,31 @@ _RANK: Final = (
     ),
 )
 
-ENTRIES: Final = _ENGINE + _RANK
+_ABORTED: Final = _entry(
+    "run-aborted",
+    r"RunAborted: (?P<reason>[^\n]{1,200})",
+    "the run was ended for all ranks: {reason}",
+    "look at the rank that is named: it failed first",
+    is_consequence=True,
+)
+"""Ends the search: the error it quotes is another rank's."""
+
+ENTRIES: Final = (_ABORTED, *_ENGINE, *_RANK)
 ENTRY_NAMES: Final = tuple(entry.name for entry in ENTRIES)
 
 
 def decode(text: str) -> Decoded | None:
-    """Return what the first known error in ``text`` means; a cause wins over a consequence, wherever it stands."""
+    """Return what the first known error in ``text`` means; a cause wins over a consequence, wherever it stands.
+
+    What a rank says that was ended because of another one is a consequence, whatever it quotes.
+    """
     consequence: Decoded | None = None
     for entry in ENTRIES:
         match = entry.pattern.search(text)
         if match is None:
             continue
         decoded = _filled(entry, match)
-        if not entry.is_consequence:
+        if entry is _ABORTED or not entry.is_consequence:
             return decoded
         consequence = consequence or decoded
     return consequence

@@ -116,6 +116,10 @@ SAMPLES = [
     ("open-files", "OSError: [Errno 24] Too many open files"),
     ("peer-gone", "RuntimeError: [../pair.cc:534] Connection closed by peer [10.77.0.2]:1024"),
     ("peer-gone", "Timed out waiting 8000ms for recv operation to complete"),
+    ("gpu-lost", "RuntimeError: CUDA error: unspecified launch failure"),
+    ("gpu-lost", "Unable to determine the device handle: GPU is lost. Reboot the system"),
+    ("run-aborted", "RunAborted: rank 1 was lost: CheckpointError: No space left on device"),
+    ("coordinator-lost", "CoordinatorLost: lost the coordinator at 10.0.0.1:29501: no sign of life for 10 s"),
     ("peer-refused", "SO_ERROR: Connection refused, remote=[10.77.0.1]:22956"),
 ]
 
