@@ -96,6 +96,8 @@ def script() -> str:
 
 async def probe_network(context: CheckContext, hosts: tuple[str, ...]) -> NetworkReport:
     """Let every host listen and dial all others; a host that cannot is in ``missing`` and delays nobody."""
+    # The address and the interface of a host depend on what the master's facts say.
+    await asyncio.gather(*(context.facts(host) for host in hosts), return_exceptions=True)
     found = await asyncio.gather(*(find_place(context, host) for host in hosts), return_exceptions=True)
     missing: dict[str, str] = {}
     places: list[Place] = []

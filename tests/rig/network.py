@@ -76,9 +76,7 @@ class Switch:
         port = self._port(number)
         # A cable of a host that lost its power may not have been collected yet.
         self._inside("ip", "link", "delete", port, check=False)
-        # A machine keeps its hardware address when it restarts, and its neighbours rely on that.
-        mac = f"02:00:{self.subnet[number].packed.hex(':')}"
-        peer = ("peer", "name", "eth0", "address", mac, "netns", str(pid))
+        peer = ("peer", "name", "eth0", "address", self._mac(number), "netns", str(pid))
         self._inside("ip", "link", "add", port, "type", "veth", *peer)
         self._plug(port)
         enter = ("nsenter", f"--target={pid}", "--net", "--")
@@ -100,7 +98,8 @@ class Switch:
         """
         port, own = self._port(number), str(inner[2])
         self._inside("ip", "link", "delete", port, check=False)
-        self._inside("ip", "link", "add", port, "type", "veth", "peer", "name", "outer", "netns", str(router))
+        peer = ("peer", "name", "outer", "address", self._mac(number), "netns", str(router))
+        self._inside("ip", "link", "add", port, "type", "veth", *peer)
         self._plug(port)
         outside, inside = (("nsenter", f"--target={each}", "--net", "--") for each in (router, pid))
         call(*outside, "ip", "link", "add", "inner", "type", "veth", "peer", "name", "eth0", "netns", str(pid))
@@ -132,6 +131,10 @@ class Switch:
             if self._holder.stdout is not None:
                 self._holder.stdout.close()
             self._holder = None
+
+    def _mac(self, number: int) -> str:
+        """A machine keeps its hardware address when it restarts, and its neighbours rely on that."""
+        return f"02:00:{self.subnet[number].packed.hex(':')}"
 
     def _port(self, number: int) -> str:
         return f"port{number}"
