@@ -102,7 +102,7 @@ async def test_facts_over_ssh_are_the_hosts_own(runner: SshRunner, host: Running
     assert (facts.interface, facts.address) == ("lo", "127.0.0.1")
     assert ("lo", "127.0.0.1") in facts.addresses
     assert facts.port_listening
-    assert abs(facts.clock_offset) < 0.25
+    assert abs(facts.clock_offset) <= facts.round_trip / 2 + 0.01  # one machine: all that is left is the way there
     assert 0 < facts.round_trip < 5
     assert facts.memory_total == os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     assert 0 < facts.memory_available <= facts.memory_total
