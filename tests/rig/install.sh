@@ -22,7 +22,8 @@ faketime:faketime
 docker-compose:docker-compose
 sudo:sudo
 rsync:rsync
-ethtool:ethtool'
+ethtool:ethtool
+fish:fish'
 
 PATH="$PATH:/usr/sbin:/sbin"
 packages=''
