@@ -85,8 +85,12 @@ class Following:
 
     async def _one(self, name: str, after: str) -> None:
         def told(change: str, detail: str) -> None:
-            text = f"no contact: {detail}; training may go on there" if change == "lost" else "in contact again"
-            self.store.note(text, "error" if change == "lost" else "info", host=name)
+            if change == "again":
+                self.store.note("in contact again", host=name)
+                return
+            is_reached = self.hosts.statuses[name].phase == "connected"
+            text = lost_text(detail, is_reached=is_reached, runtime=self.hosts.inventory.host(name).runtime)
+            self.store.note(text, "error", host=name)
 
         run_id = self.run_dir.run_id
         async for lines in follow(run_id, lambda: self.hosts.runtime(name), after=after, report=told):
@@ -114,6 +118,14 @@ class Following:
             await runtime.end(self.run_dir.run_id, grace=self.limits.stop_seconds)
         except (RemoteError, TimeoutError, OSError) as error:
             self.store.note(f"could not be ended: {one_line(error)}", "error", host=name)
+
+
+def lost_text(detail: str, *, is_reached: bool, runtime: str) -> str:
+    """Return in words what was lost: the host, its engine, or only the stream. Training may go on in each case."""
+    what = "host unreachable"
+    if is_reached:
+        what = "its engine is gone" if runtime == "docker" else "its log broke off"
+    return f"no contact: {what}; training may go on there ({detail})"
 
 
 def why_ended(state: HostRunState) -> str:

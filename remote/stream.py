@@ -8,15 +8,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from remote.errors import (
-    ConnectError,
-    ConnectionDropped,
-    EngineError,
-    HostKeyChanged,
-    HostKeyUnknown,
-    LoginRefused,
-    RemoteError,
-)
+from remote.errors import HostKeyChanged, HostKeyUnknown, LoginRefused, RemoteError
 from remote.runtime import HostRuntime, LogLine, State, closing
 from remote.text import one_line
 
@@ -40,15 +32,6 @@ class Backoff:
         """Return seconds before attempt 0, 1, 2, …: doubling up to the longest, of which a half is left to chance."""
         whole = min(self.longest, self.first * 2.0 ** min(attempt, 30))
         return whole * (0.5 + self.spread() / 2)
-
-
-def why_lost(error: RemoteError | TimeoutError | OSError) -> str:
-    """Return in words what was lost: the host, its engine, or only an answer. Training may go on in each case."""
-    if isinstance(error, ConnectionDropped | ConnectError):
-        return f"host unreachable: {one_line(error)}"
-    if isinstance(error, EngineError):
-        return f"its engine is gone: {one_line(error)}"
-    return one_line(error)
 
 
 async def follow(
@@ -97,7 +80,7 @@ async def follow(
         except (RemoteError, TimeoutError, OSError) as error:
             if not is_lost:
                 is_lost = True
-                report("lost", why_lost(error))
+                report("lost", one_line(error))
             await sleep(backoff.wait(attempt))
             attempt += 1
         else:

@@ -6,17 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from hetero_tui.following import why_ended
+from hetero_tui.following import lost_text, why_ended
 from hetero_tui.progress_watch import Progress, hung_text
 from hetero_tui.restart import gone, wait_before
 from hetero_tui.screens.questions import ways_on
 from hetero_tui.store import Store
-from remote.errors import ConnectionDropped, EngineError, UserError
+from remote.errors import UserError
 from remote.inventory import Inventory, Limits, parse_inventory
 from remote.progress import HostStatus
 from remote.resume import choose_resume, without_hosts
 from remote.runtime import HostRunState, State
-from remote.stream import why_lost
 from trainer.events import Step
 
 CLUSTER = """\
@@ -97,10 +96,17 @@ def test_a_bad_end_has_a_cause(state: HostRunState, said: str) -> None:
     assert bool(why_ended(state)) == bool(said)
 
 
-def test_what_was_lost_is_told_apart() -> None:
-    assert why_lost(ConnectionDropped("no answer")) == "host unreachable: no answer"
-    assert why_lost(EngineError("refused")) == "its engine is gone: refused"
-    assert why_lost(TimeoutError("slow")) == "slow"
+@pytest.mark.parametrize(
+    ("is_reached", "runtime", "said"),
+    [
+        (False, "docker", "host unreachable"),
+        (True, "docker", "its engine is gone"),
+        (True, "process", "its log broke off"),
+    ],
+)
+def test_what_was_lost_is_told_apart(is_reached: bool, runtime: str, said: str) -> None:
+    text = lost_text("no answer", is_reached=is_reached, runtime=runtime)
+    assert text == f"no contact: {said}; training may go on there (no answer)"
 
 
 def test_a_run_without_progress_is_told_once_for_each_hang() -> None:
