@@ -9,7 +9,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 
-from benchmarks import trainer_balance, trainer_faults, trainer_link, trainer_shared_cores, trainer_simulation
+from benchmarks import (
+    trainer_balance,
+    trainer_diloco,
+    trainer_exchange,
+    trainer_faults,
+    trainer_link,
+    trainer_pulled_tail,
+    trainer_shared_cores,
+    trainer_simulation,
+)
 from benchmarks.report import Figure, Options, at_least, failed, main
 from benchmarks.trainer_cluster import RunFailed
 
@@ -25,6 +34,9 @@ def figures(options: Options) -> Iterator[Figure]:
         ("balance", trainer_balance.figures),
         ("faults", trainer_faults.figures),
         ("link", trainer_link.figures),
+        ("exchange", trainer_exchange.figures),
+        ("pulled tail", trainer_pulled_tail.figures),
+        ("diloco", trainer_diloco.figures),
     )
     for name, part in parts:
         try:
