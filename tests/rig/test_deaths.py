@@ -13,14 +13,14 @@ from tests.rig.hosts import Rig
 pytestmark = pytest.mark.rig
 
 _NOTHING: list[list[str]] = [[], [], []]
-_LIMITS = "[limits]\nlost_host_seconds = 5.0\n"
+_LIMITS = "[limits]\nlost_host_seconds = 5.0\nlaunch_seconds = 240.0\n"
 
 
 def test_a_run_that_is_not_elastic_ends_everywhere_and_goes_on_without_the_dead_host(rig: Rig, tmp_path: Path) -> None:
     training = {"epochs": 1000, "elastic": False, "checkpoint_every": 5}
     client = Client(rig, tmp_path, cluster_toml(rig, training) + _LIMITS)
     with client.started("up", "--skip-checks") as process:
-        client.wait_said(" go")
+        client.wait_said(" go", timeout=240)
         client.wait_steps("h1", 8)
         victim = rig.host("h2")
         victim.docker("kill", *victim.containers())
@@ -33,8 +33,8 @@ def test_a_run_that_is_not_elastic_ends_everywhere_and_goes_on_without_the_dead_
     assert status["runs"] == []
 
     with client.started("up", "--skip-checks", "--resume", "--without", "h2") as process:
-        client.wait_said("goes on from step ")
-        client.wait_steps("h3", 3)
+        client.wait_said("goes on from step ", timeout=240)
+        client.wait_steps("h3", 3, timeout=240)
         assert rig.host("h2").containers() == []
         assert client.document("stop", timeout=180)["stopped"]
         process.wait(timeout=60)
@@ -44,7 +44,7 @@ def test_a_run_that_is_not_elastic_ends_everywhere_and_goes_on_without_the_dead_
 def test_a_lost_host_and_a_lost_engine_are_told_apart(rig: Rig, tmp_path: Path) -> None:
     client = Client(rig, tmp_path, cluster_toml(rig, {"epochs": 1000}) + _LIMITS)
     with client.started("up", "--skip-checks"):
-        client.wait_said(" go")
+        client.wait_said(" go", timeout=240)
         client.wait_steps("h1", 3)
         rig.host("h2").link_down()
         client.wait_said("h2: error: no contact: host unreachable")
@@ -62,12 +62,12 @@ def test_a_failed_run_is_tried_again_by_itself(rig: Rig, tmp_path: Path) -> None
     training = {"epochs": 1000, "elastic": False, "checkpoint_every": 5}
     client = Client(rig, tmp_path, cluster_toml(rig, training) + limits)
     with client.started("up", "--skip-checks") as process:
-        client.wait_said(" go")
+        client.wait_said(" go", timeout=240)
         client.wait_steps("h1", 8)
         rig.host("h2").docker("kill", *rig.host("h2").containers())
         client.wait_said("the run failed; restart 1 of 1 in 0.5 s", timeout=120)
-        client.wait_said("goes on from step ")
-        client.wait_steps("h2", 3)
+        client.wait_said("goes on from step ", timeout=240)
+        client.wait_steps("h2", 3, timeout=240)
         assert client.document("stop", timeout=180)["stopped"]
         process.wait(timeout=60)
     assert client.containers() == _NOTHING

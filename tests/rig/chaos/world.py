@@ -44,7 +44,7 @@ class World:
         if self.runtime == "process":
             each |= {"runtime": "process", "python": sys.executable}
         user = "root" if self.runtime == "process" else LOGIN_USER
-        limits = "[limits]\nlost_host_seconds = 5.0\nno_contact_seconds = 4.0\nlaunch_seconds = 120.0\n"
+        limits = "[limits]\nlost_host_seconds = 5.0\nno_contact_seconds = 4.0\nlaunch_seconds = 240.0\n"
         text = cluster_toml(self.rig, {**TRAINING, **training}, user=user, each_host=each) + limits
         if self.runtime == "docker":
             return text
