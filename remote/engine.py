@@ -33,6 +33,8 @@ from remote.runner import Completed, Runner
 
 __all__ = ["DEFAULT_SOCKET", "LABEL_CHECK", "Engine", "ImageInfo", "LogFrames", "engine_error"]
 
+IDLE_CONNECTIONS: Final = 2
+"""Kept open between requests. Where sshd forwards no sockets each holds one of its ten sessions for good."""
 DEFAULT_SOCKET: Final = "/var/run/docker.sock"
 LABEL_CHECK: Final = "hetero-tui.check"
 """Marks the short-lived containers of checks; never part of a run."""
@@ -90,7 +92,12 @@ class Engine:
                 executor,
                 runner.host,
                 f"engine at {socket}",
-                lambda: docker.APIClient(base_url=f"unix://{local}", version="auto", timeout=math.ceil(timeout)),
+                lambda: docker.APIClient(
+                    base_url=f"unix://{local}",
+                    version="auto",
+                    timeout=math.ceil(timeout),
+                    max_pool_size=IDLE_CONNECTIONS,
+                ),
             )
             resources.callback(client.close)
             # Proxies and .netrc of this machine are none of the engine's business.

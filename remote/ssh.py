@@ -335,12 +335,16 @@ async def _relay(runner: SshRunner, path: str, local: Path) -> AsyncIterator[Non
                 writer.write(data)
                 await writer.drain()
 
-        sending = asyncio.create_task(outwards())
+        ways = (asyncio.create_task(outwards()), asyncio.create_task(inwards()))
         try:
-            await inwards()
+            # The HTTP clients here never half-close: either end that closes ends both, and frees the session over there.
+            finished, _ = await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+            for way in finished:
+                way.result()
         finally:
-            sending.cancel()
-            await asyncio.gather(sending, return_exceptions=True)
+            for way in ways:
+                way.cancel()
+            await asyncio.gather(*ways, return_exceptions=True)
             await far.close()
             writer.close()
 
