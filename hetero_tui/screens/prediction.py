@@ -165,9 +165,12 @@ def prediction_pieces(prediction: Prediction, width: int, now: float, eighths: s
     base = prediction.everyone.samples_per_second
     label = min(max(len(text) for text, _ in rows), max(18, width - 44))
     bar = max(0, min(40, width - label - 46))
-    pieces.append((f"{'':{label}}  {'samples/s':>9} {'':>6}  a step is\n", "$text-muted"))
+    short = width < 96
+    heading = "compute + gradients" if short else f"{'':{bar}} a step is"
+    pieces.append((f"{'':{label}}  {'samples/s':>9} {'':>6}  {heading}\n", "$text-muted"))
     for text, outcome in rows:
-        pieces += _row(text, outcome, label, bar, (base, most), eighths)
+        pieces += _row(text, outcome, label, 0 if short else bar, (base, most), eighths)
+        pieces.append(f"{short_step(outcome) if short else f' {prediction_report.step_words(outcome)}'}\n")
     pieces.append("\n")
     pieces.append(("Where the numbers come from\n", "bold"))
     for speed in prediction.speeds:
@@ -192,5 +195,11 @@ def _row(
         f"{fit(text, label)}  {rate:>9} ",
         (f"{change:>+6.0%}  ", style) if style else f"{change:>+6.0%}  ",
         (drawn, "$text-accent"),
-        f" {prediction_report.step_words(outcome)}\n",
     ]
+
+
+def short_step(outcome: Outcome) -> str:
+    """Say what a step consists of where there is little room."""
+    exchange = outcome.communication_seconds
+    moved = "?" if exchange is None else formats.short_seconds(exchange)
+    return f"{formats.short_seconds(outcome.compute_seconds)} + {moved}"
