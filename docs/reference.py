@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 from unittest.mock import patch
 
+from hetero_tui import json_documents
 from hetero_tui.cli import app
 from remote.checks import docs as checks
 from remote.checks.catalogue import CATALOGUE
@@ -121,6 +122,7 @@ PAGES: Final = {
     "configuration.md": configuration_page,
     "troubleshooting.md": troubleshooting_page,
     "checks.md": checks.render,
+    "json.md": json_documents.page,
 }
 
 

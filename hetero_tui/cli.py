@@ -187,12 +187,13 @@ def logs(
     run: RunId = "",
     rank: Annotated[int | None, Parameter(help="Only this rank.")] = None,
     follow: Annotated[bool, Parameter(name=["--follow", "-f"], negative="", help="Go on as lines come.")] = False,
+    json: Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON document a line.")] = False,
     experiments: Experiments = DEFAULT_EXPERIMENTS,
 ) -> int:
     """Print the output of all ranks, each line with its rank and host."""
     from hetero_tui import headless
 
-    return _run(headless.logs(cluster, run=run, rank=rank, follow=follow, experiments=experiments))
+    return _run(headless.logs(cluster, run=run, rank=rank, follow=follow, experiments=experiments, as_json=json))
 
 
 @app.command

@@ -11,8 +11,18 @@ from hetero_tui import exit_codes
 from hetero_tui.cli_options import AsJson, run_coroutine
 
 
-def schema() -> int:
-    """Print the JSON schema of cluster.toml for editors."""
+def schema(
+    *,
+    output: Annotated[
+        bool, Parameter(negative="", help="The documents that --json prints, instead of cluster.toml.")
+    ] = False,
+) -> int:
+    """Print the JSON schema of cluster.toml for editors, or of what the commands print for programs."""
+    if output:
+        from hetero_tui.json_documents import output_schema
+
+        print(output_schema())
+        return exit_codes.OK
     from remote.inventory import json_schema
 
     print(json_schema())

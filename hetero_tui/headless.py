@@ -290,13 +290,16 @@ async def status(cluster: Path, *, as_json: bool) -> int:
         return exit_codes.FAILED if unreachable else exit_codes.OK
 
 
-async def logs(cluster: Path, *, run: str, rank: int | None, follow: bool, experiments: Path) -> int:
-    """Print the output of all ranks."""
+async def logs(
+    cluster: Path, *, run: str, rank: int | None, follow: bool, experiments: Path, as_json: bool = False
+) -> int:
+    """Print the output of all ranks; with ``as_json`` one document a line."""
     async with _session(cluster, experiments) as session:
         run_id = run or await _newest(session)
         async for line in session.log_lines(run_id, go_on=follow):
             if rank is None or line.rank == rank:
-                print(report.log_text(line), flush=follow)
+                text = json.dumps(report.log_document(line)) if as_json else report.log_text(line)
+                print(text, flush=follow)
         return exit_codes.OK
 
 

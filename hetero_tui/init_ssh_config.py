@@ -53,7 +53,9 @@ def ssh_hosts(config: Path) -> tuple[SshHost, ...]:
 
 
 def _aliases(path: Path, folder: Path, depth: int) -> Iterator[str]:
-    if depth > MOST_INCLUDES or not path.is_file():
+    if depth > MOST_INCLUDES:
+        raise ValueError(f"{path} includes itself, or Include is nested more than {MOST_INCLUDES} deep")
+    if not path.is_file():
         return
     for line in path.read_text("utf-8", errors="replace").splitlines():
         found = _LINE.match(line)

@@ -265,3 +265,15 @@ def log_text(record: LogRecord) -> str:
     """Return one line of output with where it came from."""
     rank = f"rank {record.rank}" if record.rank >= 0 else "agent"
     return f"[{rank} {record.host}] {record.text}"
+
+
+def log_document(record: LogRecord) -> dict[str, Any]:
+    """Return one line of output for programs."""
+    return {
+        "schema": SCHEMA,
+        "time": _number(record.time),
+        "host": record.host,
+        "rank": record.rank,
+        "stream": record.stream,
+        "text": record.text,
+    }
