@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
+import threading
 from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, ClassVar, Final, Literal
 
@@ -50,6 +52,8 @@ if TYPE_CHECKING:
     from remote.plan import LaunchPlan
 
 CLOSE_SECONDS: Final = 5.0
+HANG_UP_SECONDS: Final = 15.0
+"""How long leaving may take after the terminal has gone."""
 
 
 def binding_ids() -> frozenset[str]:
@@ -138,8 +142,28 @@ class HeteroApp(App[int]):
     def on_mount(self) -> None:
         """Open the checklist and make contact."""
         self.set_class(self.ascii_only, "-ascii")
+        self._end_when_told()
         self.push_screen(self._checklist)
         self._contact.connect(look_for_runs=not self._auto_launch)
+
+    def _end_when_told(self) -> None:
+        """On SIGTERM and hang-up leave as a person would, so that the terminal is whole and connections are closed."""
+        if self.is_headless:
+            return
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, getattr(signal, "SIGHUP", None)):
+            if number is not None:
+                # Not on Windows, where loops know no signals, and not outside the main thread.
+                with contextlib.suppress(NotImplementedError, ValueError, RuntimeError):
+                    loop.add_signal_handler(number, self._told_to_end, 128 + number)
+
+    def _told_to_end(self, code: int) -> None:
+        if code == 128 + getattr(signal, "SIGHUP", 0):
+            # Nothing can be written to a terminal that is gone, and whoever waits for that must not wait for good.
+            watchdog = threading.Timer(HANG_UP_SECONDS, os._exit, (code,))
+            watchdog.daemon = True
+            watchdog.start()
+        self.work(self._leave(code), "leave")
 
     def work(self, body: Coroutine[object, object, None], group: str) -> None:
         """Run a body in the background; a newer one of the same group takes its place."""
@@ -367,8 +391,9 @@ class HeteroApp(App[int]):
         self._quit_question = quit_question(launching=launching, run_ends_with_app=self._run_ends_with_app)
         self.push_screen(self._quit_question, lambda yes: self.work(self._leave(), "leave") if yes else None)
 
-    async def _leave(self) -> None:
+    async def _leave(self, code: int | None = None) -> None:
         with contextlib.suppress(TimeoutError):  # a connection that does not close must not keep the person here
             await asyncio.wait_for(self.session.close(), CLOSE_SECONDS)
-        code = 1 if self.session.store.cluster_view().state is RunState.FAILED else 0
+        if code is None:
+            code = 1 if self.session.store.cluster_view().state is RunState.FAILED else 0
         self.exit(code, return_code=code)

@@ -171,14 +171,15 @@ class MonitorScreen(LiveScreen):
         self.query_one(TabStrip).active = index
         self.query_one(ContentSwitcher).current = TABS[index]
         pane = self.query_one(f"#{TABS[index]}")
+        # At once: a key that was typed right behind the tab's number is meant for the tab.
         if isinstance(pane, LogPane):
-            pane.log_view.focus()
+            self.set_focus(pane.log_view)
         elif TABS[index] == "events":
-            pane.query_one(LogPane).log_view.focus()
+            self.set_focus(pane.query_one(LogPane).log_view)
         elif isinstance(pane, ChartsPane):
-            pane.focus()
+            self.set_focus(pane)
         else:
-            pane.query("RankTable, ShareBars").first().focus()
+            self.set_focus(pane.query("RankTable, ShareBars").first())
         self.call_after_refresh(self.pull)
 
     @on(TabStrip.Chosen)

@@ -38,7 +38,7 @@ PLANNED: Final = {
 }
 
 
-class ImageBars(LineView):
+class ImageBars(LineView, can_focus=True):
     """Hosts with their image; a host whose layers move has one line for each of them below it."""
 
     can_focus = True

@@ -30,7 +30,9 @@ def main() -> None:
         global_batch=max(192, 16 * options.hosts), earlier=earlier_run() if options.earlier else (),
     )  # fmt: skip
     session.event_seconds = time.time()
-    HeteroApp(session, auto_launch=options.auto, readonly=options.readonly, ascii_only=options.ascii).run()
+    app = HeteroApp(session, auto_launch=options.auto, readonly=options.readonly, ascii_only=options.ascii)
+    app.run()
+    raise SystemExit(app.return_code)
 
 
 if __name__ == "__main__":

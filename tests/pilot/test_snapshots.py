@@ -137,13 +137,20 @@ def test_earlier_run(snap_compare: Compare) -> None:
     assert snap_compare(HeteroApp(make(earlier=earlier_run())), terminal_size=(80, 24), run_before=drive)
 
 
-@pytest.mark.parametrize("theme", ["textual-light", "ansi-dark"])
-def test_themes(snap_compare: Compare, theme: str) -> None:
+OVERVIEWS = [("overview", theme) for theme in ("ansi-dark", "high-contrast", "colour-blind")]
+
+
+@pytest.mark.parametrize(("tab", "theme"), [*((tab, "textual-light") for tab in TABS), *OVERVIEWS])
+def test_themes(snap_compare: Compare, tab: str, theme: str) -> None:
     app = HeteroApp(busy_run(), start="monitor")
     app.theme = theme
 
     async def drive(pilot: Pilot[Any]) -> None:
-        await on_monitor(pilot)
+        screen = await on_monitor(pilot)
+        screen.action_tab(TABS.index(tab))
+        await pilot.pause()
+        screen.pull()
+        await pilot.pause()
 
     assert snap_compare(app, terminal_size=(120, 35), run_before=drive)
 
