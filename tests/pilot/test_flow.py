@@ -220,7 +220,7 @@ async def test_tabs_by_number_and_logs_of_a_rank() -> None:
     async with monitoring(session) as (app, pilot, screen):
         for key, piece in (
             ("2", "shares fit speeds"),
-            ("3", "Loss of the global batch"),
+            ("3", "Learning rate"),
             ("4", "Log of all ranks"),
             ("5", "joined a group of 4"),
             ("1", "Cluster · now"),
