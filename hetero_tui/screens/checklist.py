@@ -101,7 +101,7 @@ class ChecklistScreen(LiveScreen):
         Binding("exclamation_mark", "failing_first", "Failing", key_display="!", id="checklist.failing"),
         Binding("slash", "filter", "Filter", key_display="/", id="checklist.filter"),
         Binding("m", "matrix", "Network", id="checklist.matrix"),
-        Binding("p", "prediction", "Worth it?", id="checklist.prediction"),
+        Binding("p", "prediction", "Worth?", id="checklist.prediction"),
         Binding("escape", "clear_filter", "Clear filter", show=False, id="checklist.clear"),
         Binding("i", "app.show_images", "Images", show=False, id="checklist.images"),
         Binding("M", "app.show_monitor", "Monitor", id="checklist.monitor"),
