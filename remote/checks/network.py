@@ -277,7 +277,7 @@ def seen_as_finding(host: str, address: str, links: Sequence[PairLink]) -> Findi
     seen = {link.target: link.seen_as for link in links if link.seen_as}
     evidence = "; ".join(f"{target} sees {source}" for target, source in seen.items())
     if not seen:
-        return unknown("no other host has seen a connection from it", evidence)
+        return skip("needs “Data ports” (data-ports): no other host has seen a connection from it")
     other = sorted({source for source in seen.values() if source != address})
     if not is_address(address) or not other:
         return ok(f"seen as {', '.join(sorted(set(seen.values())))}", evidence)

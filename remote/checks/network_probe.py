@@ -281,15 +281,16 @@ def read_answer(place: Place, output: str, token: str, clock_offset: float) -> A
     started, ended = _number(payload.get("started")), _number(payload.get("ended"))
     if started is None or ended is None:
         return None
-    dialled = tuple(each for entry in _items(payload.get("links")) if (each := _dialled(entry)) is not None)
+    links = _items(payload.get("links"))
+    dialled = tuple(each for entry in links if (each := _dialled(entry, clock_offset)) is not None)
     return Answer(place, host_report(place, payload), dialled, started - clock_offset, ended - clock_offset)
 
 
-def _dialled(entry: object) -> Dialled | None:
+def _dialled(entry: object, clock_offset: float) -> Dialled | None:
     if not isinstance(entry, dict) or not isinstance(entry.get("attempts"), dict):
         return None
     attempts = {
-        int(port): outcome
+        int(port): outcome if (at := _number(outcome.get("at"))) is None else {**outcome, "at": at - clock_offset}
         for port, outcome in entry["attempts"].items()
         if port.isascii() and port.isdigit() and isinstance(outcome, dict)
     }
@@ -313,8 +314,9 @@ def build_report(
             target = by_host.get(dialled.target)
             if target is None or not _overlap(source, target):
                 continue
-            link = pair_link(source.place, target.place, dialled, _bound(target.report, dialled.kind))
-            if link is None:
+            bound = _bound(target.report, dialled.kind)
+            link = pair_link(source.place, target.place, dialled, bound)
+            if link is None or _too_early(dialled.attempts[link.port], target):
                 continue
             if dialled.kind == DATA:
                 links[link.source, link.target] = link
@@ -333,6 +335,12 @@ def build_report(
 def _overlap(source: Answer, target: Answer) -> bool:
     """Whether the dialler was still trying when the listener came up."""
     return target.started < source.ended
+
+
+def _too_early(outcome: Mapping[str, Any], target: Answer) -> bool:
+    """Whether the last attempt failed before the listener was there: on a busy host a probe starts late."""
+    at = _number(outcome.get("at"))
+    return bool(outcome.get("error")) and at is not None and at < target.started
 
 
 def _bound(report: HostReport, kind: str) -> tuple[int, ...]:

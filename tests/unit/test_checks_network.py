@@ -187,6 +187,14 @@ def test_a_pair_whose_probes_did_not_meet_proves_nothing() -> None:
     assert build_report(("a", "b"), answers, {}, 29500).matrix.links == {}
 
 
+def test_what_was_dialled_before_the_listener_was_there_proves_nothing() -> None:
+    early, late = ({"error": "refused", "detail": "", "seconds": 0.001, "at": at} for at in (103.0, 106.0))
+    for outcome, tried in ((early, False), (late, True)):
+        entry = {"to": "a", "kind": "data", "attempts": {"40000": outcome}}
+        built = build_report(("a", "b"), [answer("a", at=105.0), answer("b", links=[entry])], {}, 29500)
+        assert (built.matrix.link("b", "a") is not None) == tried
+
+
 def test_an_unheard_of_error_of_a_foreign_probe_is_still_an_error() -> None:
     answers = [answer("a"), answer("b", links=[dialled("a", 40000, error="gremlins")])]
     link = build_report(("a", "b"), answers, {}, 29500).matrix.link("b", "a")
@@ -452,7 +460,7 @@ def test_packets_that_arrive_are_ok_and_none_at_all_is_unknown() -> None:
         ("10.0.0.2", [LINK], Verdict.OK),
         ("10.0.0.9", [LINK], Verdict.WARN),
         ("b.local", [LINK], Verdict.OK),
-        ("10.0.0.2", [replace(LINK, seen_as="")], Verdict.UNKNOWN),
+        ("10.0.0.2", [replace(LINK, seen_as="")], Verdict.SKIP),
     ],
 )
 def test_translation_in_between(address: str, links: list[PairLink], verdict: Verdict) -> None:

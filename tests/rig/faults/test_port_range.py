@@ -40,7 +40,7 @@ def closed_but_for_the_range(host: RigHost) -> Iterator[None]:
 
 def _ports(host: RigHost, state: str) -> set[int]:
     """Local ports of the trainer's TCP sockets on a host, its own loopback apart."""
-    rows = [line.split() for line in host.run("ss", "-Htnp", f"state {state}").stdout.splitlines()]
+    rows = [line.split() for line in host.run("ss", "-Htnp", "state", state).stdout.splitlines()]
     own = [row for row in rows if "python" in row[-1] and not row[2].startswith("127.")]
     return {int(row[2].rpartition(":")[2]) for row in own}
 
