@@ -32,7 +32,13 @@ def test_version_is_the_package_version() -> None:
     assert (answer.returncode, answer.stdout.strip()) == (0, f"hetero-tui {__version__}")
 
 
-@pytest.mark.parametrize("command", ["", "check", "plan", "up", "watch", "status", "logs", "stop", "demo", "schema"])
+COMMANDS = (
+    *("", "check", "plan", "images", "up", "watch", "status", "logs", "stop", "demo", "schema", "init", "serve"),
+    *("replay", "report", "runs", "completion"),
+)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself(command: str) -> None:
     answer = hetero_tui(*([command] if command else []), "--help")
     assert answer.returncode == 0
@@ -77,3 +83,79 @@ def test_schema_is_json() -> None:
     answer = hetero_tui("schema")
     assert answer.returncode == 0
     assert "hosts" in json.loads(answer.stdout)["properties"]
+
+
+def test_the_schema_of_the_output_names_every_command() -> None:
+    answer = hetero_tui("schema", "--output")
+    document = json.loads(answer.stdout)
+    assert answer.returncode == 0
+    assert document["schema"] == 1
+    assert set(document["commands"]) >= {"check", "plan", "up", "replay", "report", "runs", "init", "stop"}
+    (check,) = document["commands"]["check"]
+    assert check["properties"]["ok"] == {"title": "Ok", "type": "boolean"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["serve"], "cluster.toml"),
+        (["serve", "rm -rf /"], "cannot be opened"),
+        (["serve", "demo", "--host", "0.0.0.0"], "no password"),
+        (["init"], "--yes"),
+        (["completion", "csh"], "csh"),
+        (["watch", "--metrics", "nope", "x.toml"], "nope"),
+    ],
+)
+def test_what_is_not_possible_says_what_is(arguments: list[str], said: str, tmp_path: Path) -> None:
+    answer = hetero_tui(*arguments, cwd=tmp_path)
+    assert answer.returncode == 2
+    assert said in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+COMPLETE = """
+source "$SCRIPT"
+COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMP_LINE="$*"; COMP_POINT=${#COMP_LINE}
+$(complete -p hetero-tui | sed 's/.*-F \\([^ ]*\\).*/\\1/') hetero-tui "${COMP_WORDS[COMP_CWORD]}" ""
+printf '%s\\n' "${COMPREPLY[@]}"
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        (("re",), {"replay", "report"}),
+        (("up", "--det"), {"--detach"}),
+        (("images", "l"), {"ls"}),
+        (("completion", "f"), {"fish"}),
+    ],
+)
+def test_bash_completes(tmp_path: Path, words: tuple[str, ...], offered: set[str]) -> None:
+    script = tmp_path / "completion.bash"
+    script.write_text(hetero_tui("completion", "bash").stdout)
+    answer = subprocess.run(
+        ["bash", "--norc", "-c", COMPLETE, "bash", "hetero-tui", *words],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "SCRIPT": str(script)},
+        timeout=60,
+        check=False,
+    )
+    assert {line.strip() for line in answer.stdout.splitlines()} >= offered, answer.stderr
+
+
+def test_completion_is_installed_where_the_shell_finds_it(tmp_path: Path) -> None:
+    answer = subprocess.run(
+        [sys.executable, "-m", "hetero_tui", "completion", "bash", "--install"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HOME": str(tmp_path), "XDG_DATA_HOME": ""},
+        timeout=60,
+        check=False,
+    )
+    assert answer.returncode == 0, answer.stderr
+    path = Path(answer.stdout.partition(":")[0])
+    assert path.is_relative_to(tmp_path)
+    assert "complete" in path.read_text()
+    for shell in ("zsh", "fish"):
+        assert "hetero-tui" in hetero_tui("completion", shell).stdout
