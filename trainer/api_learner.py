@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,9 @@ from trainer.learner import Computed, hold_down
 from trainer.prefetch import Batches, Order
 from trainer.reduction import FlatModel
 from trainer.speed import synchronize
+
+USABLE_MEMORY: Final = 0.85
+"""Memory is lost to pieces that are too small; so much of it can be planned with."""
 
 
 class ScriptLearner:
@@ -58,6 +61,8 @@ class ScriptLearner:
         self._buffers = list(flat.model.buffers())
         self._received: Mapping[str, Tensor] = {}
         self._measuring = False
+        self._peaks: dict[int, int] = {}
+        """Accelerator memory at most in use while a micro-batch of so many samples was measured."""
         self._trained = [parameter for parameter in flat.model.parameters() if parameter.requires_grad]
         self._gradients = [parameter.grad for parameter in self._trained]
 
@@ -119,6 +124,7 @@ class ScriptLearner:
         self._statistics.apply(self.flat.further_sums)
 
     def probe(self, samples: int) -> None:
+        self._check_memory(samples)
         indices = torch.arange(samples, dtype=torch.int64) % self._dataset_size
         held, self.simulated_samples_per_second = self.simulated_samples_per_second, math.inf
         self._measuring = True
@@ -131,6 +137,16 @@ class ScriptLearner:
             self.flat.zero()
             for buffer, value in zip(self._buffers, before, strict=True):
                 buffer.copy_(value)
+        if self._device.startswith("cuda"):
+            self._peaks[samples] = torch.cuda.max_memory_allocated()
+
+    def _check_memory(self, samples: int) -> None:
+        """Refuse a micro-batch that will not fit: running out inside the user's loop would end the script."""
+        if not self._device.startswith("cuda"):
+            return
+        free, _ = torch.cuda.mem_get_info()
+        if expected_bytes(self._peaks, samples) > USABLE_MEMORY * (free + torch.cuda.memory_reserved()):
+            raise torch.OutOfMemoryError(f"a micro-batch of {samples} samples is expected to run out of memory")
 
     def prepare_optimizer(self) -> None:
         self._optimizer.prepare_state()
@@ -162,6 +178,16 @@ class ScriptLearner:
 
     def _sizes(self, samples: int, micro_batch: int) -> list[int]:
         return piece_sizes(samples, self._ghost_batch or micro_batch, whole=self._ghost_batch > 0)
+
+
+def expected_bytes(peaks: Mapping[int, int], samples: int) -> float:
+    """Return the memory a micro-batch will need, from what smaller ones needed: the line through the last two."""
+    known = sorted(peaks.items())
+    if not known:
+        return 0.0
+    size, peak = known[-1]
+    before, less = known[-2] if len(known) > 1 else (0, 0)
+    return peak + max(0, samples - size) * max(0, peak - less) / (size - before)
 
 
 def gradient_model(model: nn.Module, world_size: int, statistics: RunningStatistics) -> FlatModel:

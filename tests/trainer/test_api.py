@@ -26,6 +26,7 @@ import trainer
 from tests.trainer.cluster import REPOSITORY
 from tests.trainer.prepared import launched, network, samples, weights
 from trainer import launch
+from trainer.api_learner import expected_bytes
 from trainer.errors import CheckpointError, UsageError
 from trainer.events import Event, Shares, Step
 
@@ -276,6 +277,14 @@ def test_resume_keeps_the_policy_unless_another_is_asked_for_and_refuses_another
     assert [event.step for event in again if isinstance(event, Step)] == [6, 7, 8]
     with pytest.raises(CheckpointError, match="seed is 0 there and 7 here"):
         go(4, resume=True, seed=7)
+
+
+def test_memory_of_the_next_micro_batch_is_foreseen() -> None:
+    assert expected_bytes({}, 4) == 0
+    assert expected_bytes({4: 400}, 8) == 800, "nothing is known of what the model itself takes"
+    assert expected_bytes({4: 400, 8: 500}, 16) == 700
+    assert expected_bytes({4: 400, 8: 500}, 8) == 500
+    assert expected_bytes({4: 400, 8: 390}, 16) == 390
 
 
 def test_another_sampler_gives_the_order() -> None:

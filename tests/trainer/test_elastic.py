@@ -57,7 +57,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[int, float]:
     """The loss of each step of a run in which nothing happens; the same for all that compare with it."""
     with cluster(tmp_path_factory.mktemp("alone")) as run:
         run.start([1], OPTIONS)
-        assert run.wait() == [0]
+        assert run.wait(timeout=600) == [0]
         return losses(run)
 
 
