@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from benchmarks.terminal import Terminal
-from remote.run_dir import RunDir
 
 pytestmark = pytest.mark.slow
 
@@ -50,7 +49,16 @@ def test_its_result_is_a_balanced_run_on_a_falling_loss(tmp_path: Path) -> None:
     assert shares[0] > shares[2] > 0
     assert result["balance"]["total"] > 0
     assert Path(result["folder"]) == tmp_path / "demo" / result["run"]
-    assert RunDir(Path(result["folder"])).events_path.stat().st_size > 0
+    replayed = subprocess.run(
+        [sys.executable, "-m", "hetero_tui", "replay", result["folder"], "--json"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=True,
+    )
+    again = json.loads(replayed.stdout.splitlines()[-1])["result"]
+    assert again == {key: value for key, value in result.items() if key not in ("checkpoints", "kept_on_hosts")}
 
 
 def test_on_a_terminal_it_reaches_live_throughput_and_leaves_no_process(tmp_path: Path) -> None:

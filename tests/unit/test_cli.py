@@ -103,7 +103,7 @@ def test_the_schema_of_the_output_names_every_command() -> None:
         (["serve", "demo", "--host", "0.0.0.0"], "no password"),
         (["init"], "--yes"),
         (["completion", "csh"], "csh"),
-        (["watch", "--metrics", "nope", "x.toml"], "nope"),
+        (["watch", "x.toml", "--metrics", "nope"], "nope"),
     ],
 )
 def test_what_is_not_possible_says_what_is(arguments: list[str], said: str, tmp_path: Path) -> None:
