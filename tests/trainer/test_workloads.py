@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,16 @@ def test_bf16_forward_stays_close_and_parameters_stay_float32() -> None:
     half = losses(Options(samples=500, learning_rate=0.02, precision="bf16"), 32, 3, same=True)
     assert half == pytest.approx(exact, rel=0.05)
     assert half != exact
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
+@pytest.mark.filterwarnings("default")
+def test_a_compiled_model_learns_alike() -> None:
+    """Also with another micro-batch, which must not be compiled anew: shares change all the time."""
+    plain = losses(Options(samples=500, learning_rate=0.02), 32, 3, same=True)
+    compiled = losses(Options(samples=500, learning_rate=0.02, compile=True), 32, 3, same=True)
+    assert compiled == pytest.approx(plain, rel=1e-4)
 
 
 def test_synthetic_images_do_not_depend_on_how_they_are_asked_for() -> None:
