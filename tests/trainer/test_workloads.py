@@ -76,7 +76,8 @@ def test_a_compiled_model_learns_alike() -> None:
     """Also with another micro-batch, which must not be compiled anew: shares change all the time."""
     plain = losses(Options(samples=500, learning_rate=0.02), 32, 3, same=True)
     compiled = losses(Options(samples=500, learning_rate=0.02, compile=True), 32, 3, same=True)
-    assert compiled == pytest.approx(plain, rel=1e-4)
+    # Other kernels round differently, and three steps amplify it to 2e-4; a wrong step changes the loss by percents.
+    assert compiled == pytest.approx(plain, rel=2e-3)
 
 
 def test_synthetic_images_do_not_depend_on_how_they_are_asked_for() -> None:
