@@ -182,7 +182,8 @@ def data_ports_finding(
     evidence = "\n".join(explain(link) for link in tried)
     broken = [link for link in tried if not reached(link)]
     needed = [link for link in broken if both_ways or gloo_dials(target.sources.get(link.source, ""), target.address)]
-    if broken:
+    untried = [source for source, link in links.items() if link is None]
+    if needed or (broken and not untried):
         first, last = target.facts.ephemeral_ports
         ports = inventory.network.port_range or f"{first}-{last}"
         fix = path_fix(broken, target, ports)
@@ -200,7 +201,6 @@ def data_ports_finding(
             others = ", ".join(link.source for link in broken)
             return ok(f"behind NAT as {target.seen_as}: dialled by {dialling}, and itself dials {others}", evidence)
         return warn(f"{reasons}; not needed as addresses are now, for the higher one dials", evidence, fix)
-    untried = [source for source, link in links.items() if link is None]
     if untried:
         reasons = "; ".join(dict.fromkeys(why_untried(report, source, host) for source in untried))
         return unknown(f"not tried from {', '.join(untried)}: {reasons}", evidence)

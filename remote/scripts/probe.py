@@ -232,8 +232,10 @@ class Dialler:
             outcome["seconds"] = time.monotonic() - started
             # Systems limit how often they reject by ICMP, so a rejecting host looks silent in between; a dropping host
             # never answers.
-            before = self.attempts.get(str(port), {}).get("error")
-            if not (outcome.get("error") == "timeout" and before in ("refused", "unreachable")):
+            before = self.attempts.get(str(port), {})
+            if outcome.get("error") == "timeout" and before.get("error") in ("refused", "unreachable"):
+                before["at"] = at
+            else:
                 self.attempts[str(port)] = outcome
             if "error" not in outcome:
                 return True

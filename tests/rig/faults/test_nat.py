@@ -59,13 +59,13 @@ async def test_two_hosts_cannot_meet_until_one_publishes_its_range(bench: Bench)
         router = stack.enter_context(h2.behind_nat("198.19.2.0/24"))
         stack.enter_context(h3.behind_nat("198.19.3.0/24"))
         found = await judged(text)
-        assert set(found.with_verdict(Verdict.FAIL, Verdict.UNKNOWN)) == {("data-ports", "h2")}
         finding = found.results["data-ports", "h2"]
+        assert set(found.with_verdict(Verdict.FAIL, Verdict.UNKNOWN)) == {("data-ports", "h2")}, finding
         assert finding.fix is not None
         assert f"publish TCP 29900-29950 of {h2.address} to it" in finding.fix.text
         assert "lead 198.19.2.2 there on the hosts that dial" in finding.fix.text
 
-        ports = ("-p", "tcp", "--dport", "29900:29950")
+        ports = ("-i", "outer", "-p", "tcp", "--dport", "29900:29950")
         call(*router, "iptables", "--wait", "-t", "nat", "-A", "PREROUTING", *ports, "-j", "DNAT", "--to", "198.19.2.2")
         there = ("-t", "nat", "-A", "OUTPUT", "-d", "198.19.2.2", "-j", "DNAT", "--to", h2.address)
         h3.iptables(*there)
