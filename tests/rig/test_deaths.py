@@ -9,6 +9,7 @@ import pytest
 from tests.rig.client import Client
 from tests.rig.clusters import cluster_toml
 from tests.rig.hosts import Rig
+from tests.rig.machine import wait_for
 
 pytestmark = pytest.mark.rig
 
@@ -67,6 +68,8 @@ def test_a_failed_run_is_tried_again_by_itself(rig: Rig, tmp_path: Path) -> None
         rig.host("h2").docker("kill", *rig.host("h2").containers())
         client.wait_said("the run failed; restart 1 of 1 in 0.5 s", timeout=120)
         client.wait_said("goes on from step ", timeout=240)
+        said = tmp_path / "client.log"
+        wait_for(lambda: said.read_text().count("· kept in") == 2, "the second launch", timeout=240, interval=0.3)
         client.wait_steps("h2", 3, timeout=240)
         assert client.document("stop", timeout=180)["stopped"]
         process.wait(timeout=60)
