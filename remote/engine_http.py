@@ -103,7 +103,9 @@ async def request(
         while True:
             event = await _next_event(connection, stream, asked, host)
             if isinstance(event, h11.Response):
-                content_type = next((value.decode() for name, value in event.headers if name == b"content-type"), "")
+                content_type = next(
+                    (value.decode("latin-1") for name, value in event.headers if name == b"content-type"), ""
+                )
                 return Answer(event.status_code, content_type, _body(connection, stream, asked, host, sending))
             if not isinstance(event, h11.InformationalResponse):
                 raise ConnectionDropped(f"the engine hung up on {asked}", host=host)

@@ -337,7 +337,7 @@ async def _relay(runner: SshRunner, path: str, local: Path) -> AsyncIterator[Non
 
         ways = (asyncio.create_task(outwards()), asyncio.create_task(inwards()))
         try:
-            # The HTTP clients here never half-close: either end that closes ends both, and frees the session over there.
+            # The HTTP clients here never half-close: an end that closes ends both, and frees the session over there.
             finished, _ = await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
             for way in finished:
                 way.result()
