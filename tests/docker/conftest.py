@@ -22,7 +22,23 @@ from remote.local import LocalRunner
 
 REPOSITORY = "hetero-test/busybox"
 IMAGE = f"{REPOSITORY}:1"
-APPLETS = ("sh", "cat", "echo", "env", "false", "kill", "ls", "printf", "seq", "sleep", "true", "id", "ulimit", "df", "chown")
+APPLETS = (
+    "sh",
+    "cat",
+    "echo",
+    "env",
+    "false",
+    "kill",
+    "ls",
+    "printf",
+    "seq",
+    "sleep",
+    "true",
+    "id",
+    "ulimit",
+    "df",
+    "chown",
+)
 START_SECONDS = 30.0
 
 
