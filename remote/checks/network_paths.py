@@ -56,12 +56,13 @@ def reached(link: PairLink) -> bool:
 
 
 def gloo_dials(source: str, target: str) -> bool:
-    """Whether a rank at ``source`` dials one at ``target``: of two addresses, Gloo's numerically larger one does.
+    """Whether a rank at ``source`` may dial one at ``target``: of two addresses, Gloo's numerically larger one does.
 
-    Source: gloo/transport/tcp/device.cc, ``isInitiator``. What is no IPv4 address counts as dialled.
+    Source: gloo/transport/tcp/device.cc, ``isInitiator``. Ranks on one address are told apart by their ports, which
+    nobody knows before, and what is no IPv4 address counts as dialled.
     """
     try:
-        return ipaddress.IPv4Address(source) > ipaddress.IPv4Address(target)
+        return ipaddress.IPv4Address(source) >= ipaddress.IPv4Address(target)
     except ValueError:
         return True
 
