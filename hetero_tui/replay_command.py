@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hetero_tui import exit_codes, report
+from hetero_tui import exit_codes, prediction_report, report
 from hetero_tui.playback import AS_FAST_AS_POSSIBLE, Playback
 from hetero_tui.recording import record_time
 from hetero_tui.replay import ReplaySession
@@ -82,6 +82,7 @@ async def _print(run: StoredRun, playback: Playback, *, as_json: bool) -> int:
         simulated=run.simulated,
         folder=str(run.run_dir.path),
     )
+    document["prediction"] = prediction_report.compared(run.run_dir.path, document["samples_per_second"])
     if as_json:
         print(json.dumps({"schema": report.SCHEMA, "kind": "result", "result": document}, allow_nan=False))
     else:

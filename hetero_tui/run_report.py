@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from hetero_tui import report
+from hetero_tui import prediction_report, report
 from hetero_tui.ingest import Ingest
 from hetero_tui.rank_record import sane_samples, sane_seconds
 from hetero_tui.recording import apply_record, record_time
@@ -215,6 +215,7 @@ def run_figures(run: StoredRun) -> RunFigures:
     document = report.result_document(
         run.run_id, store, ended.states if ended else (), simulated=run.simulated, folder=str(run.run_dir.path)
     )
+    document["prediction"] = prediction_report.compared(run.run_dir.path, document["samples_per_second"])
     rate = found.batch / found.seconds if found.seconds else 0.0
     ideal = sum(each.speed for each in found.ranks.values())
     events = tuple(store.events.tail(store.events.next))

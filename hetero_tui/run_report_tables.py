@@ -10,6 +10,7 @@ from typing import Final
 
 from hetero_tui.formats import duration
 from hetero_tui.image_report import size_text
+from hetero_tui.prediction_report import compared_text
 from hetero_tui.report import SIMULATED
 from hetero_tui.run_report import RunFigures
 from hetero_tui.sanitize import clean
@@ -91,6 +92,8 @@ def _summary(figures: RunFigures) -> Table:
         ("efficiency", f"{part(figures.efficiency)} of ideal"),
         ("loss", f"{loss(document['first_loss'])} → {loss(document['loss'])}"),
     ]
+    if document["prediction"]:
+        rows.append(("before the launch", compared_text(document["prediction"])))
     note = f"Efficiency: {EFFICIENCY_DEFINITION.replace(', over 10 s', '')}, over the whole run."
     return Table("Summary", ("", ""), _cleaned(rows), note)
 
