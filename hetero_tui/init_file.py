@@ -46,7 +46,7 @@ def cluster_text(name: str, taken: Sequence[Candidate]) -> str:
     all_docker = all(each.runtime == "docker" for each in taken)
     lines = [
         "# Written by `hetero-tui init`. Every key is explained in docs/configuration.md.",
-        "# Next: `hetero-tui check cluster.toml`, then `hetero-tui cluster.toml`.",
+        "# Next: `hetero-tui check` with this file, then `hetero-tui` with it.",
         "",
         "[cluster]",
         f"name = {json.dumps(name)}",
