@@ -37,12 +37,12 @@ from remote.resume import Resume, choose_resume, resuming, without_hosts
 from remote.run_dir import RunDir, new_run_id
 from remote.run_end import not_home, stored_run
 from remote.runtime import HostRunState, HostRuntime
-from remote.workdir import Snapshot, take_snapshot
 
 if TYPE_CHECKING:
     from remote.hosts import Hosts
     from remote.images.service import ImageService, PlacedImage, Removed
     from remote.known_hosts import KnownHosts
+    from remote.workdir import Snapshot
 
 IMAGE_CHECKS: Final = frozenset({"image", "same-image"})
 
@@ -258,7 +258,10 @@ class ClusterSession:
     def plan(self) -> LaunchPlan:
         inventory = resuming(self._taken) if self._resume else self._taken
         training = inventory.training
-        self._code = take_snapshot(Path(training.workdir), training.script) if training.workdir else None
+        if training.workdir:
+            from remote.workdir import take_snapshot
+
+            self._code = take_snapshot(Path(training.workdir), training.script)
         digest = self._code.digest if self._code else ""
         plan = make_plan(inventory, self._context.known_facts, self._next_run_id, code=digest)
         return self._resume.noted(plan) if self._resume else plan

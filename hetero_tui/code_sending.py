@@ -9,10 +9,10 @@ from hetero_tui.homecoming import Note
 from remote.facts import Facts
 from remote.plan import LaunchPlan
 from remote.progress import LaunchProgress
-from remote.workdir import Snapshot
 
 if TYPE_CHECKING:
     from remote.hosts import Hosts
+    from remote.workdir import Snapshot
 
 
 async def send_code(

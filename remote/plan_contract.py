@@ -12,6 +12,8 @@ DATA_FOLDER: Final = "/hetero/data"
 """Where the host's data set is seen in the container, read-only."""
 WORKDIR_FOLDER: Final = "/hetero/workdir"
 """Where the user's code is seen in the container, read-only."""
+CODE_CACHE: Final = ".cache/hetero-tui/workdir"
+"""Where a host keeps the user's code, below the home folder of the account."""
 
 LABEL_RUN: Final = "hetero-tui.run"
 LABEL_CLUSTER: Final = "hetero-tui.cluster"
@@ -53,3 +55,8 @@ CONTRACT_VARIABLES: Final = frozenset(
 def is_contract_variable(name: str) -> bool:
     """Whether the plan alone may set this variable."""
     return name in CONTRACT_VARIABLES or name.startswith("HETERO_")
+
+
+def tree_folder(home: str, digest: str) -> str:
+    """Return where a host keeps the code with this digest."""
+    return f"{home}/{CODE_CACHE}/trees/{digest}"

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from remote.errors import PlanError
 from remote.facts import Facts
 from remote.inventory_model import Host, Inventory
-from remote.plan_contract import CONTROL_FOLDER, DATA_FOLDER, OUTPUT_FOLDER, WORKDIR_FOLDER
+from remote.plan_contract import CONTROL_FOLDER, DATA_FOLDER, OUTPUT_FOLDER, WORKDIR_FOLDER, tree_folder
 from remote.plan_model import MountMode
-from remote.workdir import tree_folder
 
 
 @dataclass(frozen=True, slots=True)

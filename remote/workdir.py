@@ -20,8 +20,6 @@ NEVER_SENT: Final = (
 )
 MOST_BYTES: Final = 256 << 20
 MOST_FILES: Final = 20_000
-CACHE: Final = ".cache/hetero-tui/workdir"
-"""Below the home folder of the account on a host."""
 
 
 class WorkdirError(UserError):
@@ -68,11 +66,6 @@ class Snapshot:
     def by_digest(self) -> Mapping[str, CodeFile]:
         """Return one file for each content."""
         return {file.digest: file for file in self.files}
-
-
-def tree_folder(home: str, digest: str) -> str:
-    """Return where a host keeps the tree with this digest."""
-    return f"{home}/{CACHE}/trees/{digest}"
 
 
 def take_snapshot(folder: Path, script: str) -> Snapshot:

@@ -12,9 +12,10 @@ from importlib.resources import files
 from typing import Final
 
 from remote.errors import CommandFailed
+from remote.plan_contract import CODE_CACHE
 from remote.progress import LaunchProgress
 from remote.runner import Runner
-from remote.workdir import CACHE, Snapshot, WorkdirError
+from remote.workdir import Snapshot, WorkdirError
 
 _STEP_SECONDS: Final = 120.0
 _SLOWEST_LINK: Final = 100_000
@@ -105,7 +106,7 @@ def _archive(snapshot: Snapshot, digests: Sequence[str]) -> bytes:
 
 async def _step(runner: Runner, step: str, home: str, snapshot: Snapshot, data: bytes) -> str:
     script = files("remote").joinpath("scripts", "workdir.sh").read_text(encoding="utf-8")
-    words = ["sh", "-c", script, "workdir.sh", step, f"{home}/{CACHE}", snapshot.digest]
+    words = ["sh", "-c", script, "workdir.sh", step, f"{home}/{CODE_CACHE}", snapshot.digest]
     seconds = _STEP_SECONDS + len(data) / _SLOWEST_LINK
     done = await runner.run(shlex.join(words), input=data, timeout=seconds)
     if done.exit_status != 0:
@@ -113,6 +114,6 @@ async def _step(runner: Runner, step: str, home: str, snapshot: Snapshot, data: 
         raise CommandFailed(
             f"could not keep the code of {snapshot.folder} ({step}): {said}",
             host=runner.host,
-            next_step=f"see whether ~/{CACHE} can be written and has room: df -h ~",
+            next_step=f"see whether ~/{CODE_CACHE} can be written and has room: df -h ~",
         )
     return done.stdout

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from remote.embedded import EmbeddedHost, embedded_hosts
-from remote.workdir import CACHE
+from remote.plan_contract import CODE_CACHE
 from tests.ssh.test_command_line import SPEEDS, CommandLine
 
 pytestmark = pytest.mark.slow
@@ -59,7 +59,7 @@ async def test_the_script_runs_on_every_host_and_only_changes_travel(command_lin
     logs = await command_line.run("logs")
     for rank in range(3):
         assert f"rank {rank} read 'good morning' in trees" in logs.out
-    trees = [list((Path(host.home) / CACHE / "trees").iterdir()) for host in command_line.hosts.hosts]
+    trees = [list((Path(host.home) / CODE_CACHE / "trees").iterdir()) for host in command_line.hosts.hosts]
     assert [len(found) for found in trees] == [1, 1, 1]
     (command_line.folder / "code" / "words.txt").write_text("good night")
     second = await command_line.run("up", "--json")

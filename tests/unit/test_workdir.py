@@ -11,7 +11,8 @@ import pytest
 from remote.errors import CommandFailed, InventoryError
 from remote.inventory import Inventory, load_inventory, parse_inventory
 from remote.local import LocalRunner
-from remote.workdir import MOST_BYTES, WorkdirError, take_snapshot, tree_folder
+from remote.plan_contract import tree_folder
+from remote.workdir import MOST_BYTES, WorkdirError, take_snapshot
 from remote.workdir_sync import sync, sync_all
 
 
