@@ -36,7 +36,9 @@ def lighthouse(address: str) -> None:
         quorum_tick_ms=100,
         heartbeat_timeout_ms=int(PATIENCE.total_seconds() * 1000),
     )
-    print(server.address(), flush=True)
+    # One write: the lighthouse's own log goes to the same pipe and would come between the words and the line's end.
+    sys.stdout.write(f"{server.address()}\n")
+    sys.stdout.flush()
     sys.stdin.read()
 
 
@@ -95,7 +97,8 @@ def torchrun_worker() -> None:
 
 
 def _tell(participants: int) -> None:
-    print(json.dumps({"time": time.time(), "participants": participants, "pid": os.getpid()}), flush=True)
+    sys.stdout.write(json.dumps({"time": time.time(), "participants": participants, "pid": os.getpid()}) + "\n")
+    sys.stdout.flush()
 
 
 def main(role: str, arguments: list[str]) -> None:

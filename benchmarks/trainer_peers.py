@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -154,9 +155,9 @@ def _port_in(server: subprocess.Popen[str]) -> int:
     told: list[str] = []
     for line in server.stdout:
         told.append(line)
-        if line.startswith("http://"):
+        if address := re.fullmatch(r"http://\S+:(\d+)", line.strip()):
             threading.Thread(target=server.stdout.read, daemon=True).start()
-            return int(line.strip().rpartition(":")[2])
+            return int(address[1])
     raise RunFailed(f"torchft's lighthouse did not start: {''.join(told[-5:])[-500:]}")
 
 
