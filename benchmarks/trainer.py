@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 
 from benchmarks import (
     trainer_balance,
+    trainer_cuda,
     trainer_diloco,
     trainer_exchange,
     trainer_faults,
@@ -37,6 +38,7 @@ def figures(options: Options) -> Iterator[Figure]:
         ("exchange", trainer_exchange.figures),
         ("pulled tail", trainer_pulled_tail.figures),
         ("diloco", trainer_diloco.figures),
+        ("cuda", trainer_cuda.figures),
     )
     for name, part in parts:
         try:

@@ -66,6 +66,7 @@ class Cluster:
         speeds: Sequence[float] = (),
         network: Network | None = None,
         environment: Mapping[str, str] | None = None,
+        devices: Sequence[str] = (),
         go: bool = True,
     ) -> None:
         """Start one agent for each number of ranks in ``layout``.
@@ -77,6 +78,7 @@ class Cluster:
             speeds: Simulated samples per second of the ranks of each host.
             network: Namespaces to run in; loopback without.
             environment: Further variables for all ranks.
+            devices: Torch devices of each host's ranks, comma between them; processors without.
             go: Let the ranks begin as soon as they are ready; without it, or with quotas, :meth:`go` does.
         """
         self._quotas = quotas
@@ -90,7 +92,8 @@ class Cluster:
                 "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": network.interface if network else "lo",
                 "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "MALLOC_MMAP_THRESHOLD_": "2000000000",
                 "MALLOC_TRIM_THRESHOLD_": "4000000000", "HETERO_RUN_ID": f"local-{port}",
-                "HETERO_HOST": f"host{number}", "HETERO_BACKEND": "gloo", "HETERO_DEVICES": "cpu",
+                "HETERO_HOST": f"host{number}", "HETERO_BACKEND": "gloo",
+                "HETERO_DEVICES": devices[number] if devices else "cpu",
                 "HETERO_RANKS": ",".join(str(first + each) for each in range(ranks)),
                 "HETERO_MASTER": "1" if number == 0 else "0", "HETERO_CONTROL": str(control),
                 "HETERO_OUTPUT": str(output), "PYTHONPATH": str(REPOSITORY),
