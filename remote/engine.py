@@ -29,7 +29,7 @@ from remote.engine_http import Answer, Demultiplexer, FramingError, request
 from remote.engine_image import ImageInfo, image_info
 from remote.errors import ConnectionDropped, EngineError, RemoteError
 from remote.plan_contract import LABEL_HOST
-from remote.runner import Completed, Runner
+from remote.runner import SESSION_SOCKET, Completed, Runner
 
 __all__ = ["DEFAULT_SOCKET", "LABEL_CHECK", "Engine", "ImageInfo", "LogFrames", "engine_error"]
 
@@ -100,6 +100,9 @@ class Engine:
                 ),
             )
             resources.callback(client.close)
+            if local.name == SESSION_SOCKET:
+                # The SDK keeps a connection for every URL it has asked, and here each holds one of sshd's ten sessions.
+                client.headers["Connection"] = "close"
             # Proxies and .netrc of this machine are none of the engine's business.
             client.trust_env = False
         except BaseException:

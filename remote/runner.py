@@ -7,9 +7,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from remote.errors import CommandFailed
+
+SESSION_SOCKET: Final = "session.sock"
+"""Name of a forwarded socket where every connection holds one of the ten sessions that sshd allows."""
 
 
 @dataclass(frozen=True, slots=True)

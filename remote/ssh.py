@@ -17,7 +17,7 @@ import asyncssh
 from remote.dial_stdio import DialStdio, dial_stdio_command
 from remote.errors import CommandFailed, EngineError
 from remote.known_hosts import KnownHosts, accept_host_key
-from remote.runner import ByteStream, Completed, StreamHandler
+from remote.runner import SESSION_SOCKET, ByteStream, Completed, StreamHandler
 from remote.shells import NAMED_PIPE
 from remote.ssh_command import CHUNK, STDERR_TAIL, Command, posix_command_line
 from remote.ssh_login import KEEPALIVE_COUNT, JumpConnections, Login, Target, log_in
@@ -206,8 +206,9 @@ class SshRunner:
         await (await self.open_unix(path)).close()
         async with AsyncExitStack() as stack:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="hetero-"))
-            local = Path(folder) / "engine.sock"
-            if self._forwarding_off or path.startswith(NAMED_PIPE):
+            holds_sessions = self._forwarding_off or path.startswith(NAMED_PIPE)
+            local = Path(folder) / (SESSION_SOCKET if holds_sessions else "engine.sock")
+            if holds_sessions:
                 await stack.enter_async_context(_relay(self, path, local))
             else:
                 try:

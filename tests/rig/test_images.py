@@ -60,12 +60,13 @@ async def test_two_hosts_at_once_and_then_only_what_changed(world: World) -> Non
     assert max(each.done for each in world.told if each.host == "h2") >= first.size
 
 
-async def test_without_forwarding_an_archive_goes(world: World) -> None:
+@pytest.mark.parametrize("forwarding", ["AllowTcpForwarding local", "AllowTcpForwarding no"])
+async def test_without_forwarding_an_archive_goes(world: World, forwarding: str) -> None:
     make_image(world.rig.host("h1"), "app:1", BIG)
     target = world.rig.host("h2")
     config = target.folder / "etc/ssh/sshd_config"
     before = config.read_text()
-    config.write_text(before + "AllowTcpForwarding local\n")
+    config.write_text(f"{before}{forwarding}\n")
     reload_sshd(target)
     await world.hosts.close()
     try:
@@ -79,6 +80,24 @@ async def test_without_forwarding_an_archive_goes(world: World) -> None:
     assert await world.layers("h2", "app:1") == delivery.image.diff_ids
     assert left_over(target) == []
     assert any("forward" in each.detail or "listen" in each.detail for each in world.told)
+
+
+async def test_many_requests_over_sessions_leave_room_for_more(world: World) -> None:
+    make_image(world.rig.host("h2"), "app:1", 1)
+    target = world.rig.host("h2")
+    config = target.folder / "etc/ssh/sshd_config"
+    before = config.read_text()
+    config.write_text(f"{before}AllowStreamLocalForwarding no\n")
+    reload_sshd(target)
+    await world.hosts.close()
+    try:
+        engine = await world.hosts.engine("h2")
+        for number in range(12):
+            assert await engine.image(f"not-there:{number}") is None
+    finally:
+        config.write_text(before)
+        reload_sshd(target)
+        await world.hosts.close()
 
 
 async def test_a_moved_tag_takes_the_old_image_along_and_nothing_of_others(world: World) -> None:
