@@ -108,10 +108,20 @@ class DockerRuntime:
         position = after
         # An engine may end a stream that it follows before the container's last messages, so it is asked once more.
         for follows in (True, False) if follow else (False,):
-            async with aclosing(self._lines(container, position, follow=follows)) as batches:
-                async for lines in batches:
-                    position = lines[-1].position
-                    yield lines
+            try:
+                async with aclosing(self._lines(container, position, follow=follows)) as batches:
+                    async for lines in batches:
+                        position = lines[-1].position
+                        yield lines
+            except EngineError:
+                # Whoever stopped the run may have removed its container between the two questions: nothing is left.
+                if not follow or follows or not await self._is_going(container):
+                    raise
+
+    async def _is_going(self, container: str) -> bool:
+        """Whether a container is gone or being removed."""
+        record = await self.engine.inspect(container)
+        return record is None or (record.get("State") or {}).get("Status") in ("removing", "dead")
 
     async def _lines(self, container: str, after: str, *, follow: bool) -> AsyncGenerator[list[LogLine], None]:
         position = Position.parse(after) if after else None
