@@ -33,8 +33,6 @@ from remote.runner import SESSION_SOCKET, Completed, Runner
 
 __all__ = ["DEFAULT_SOCKET", "LABEL_CHECK", "Engine", "ImageInfo", "LogFrames", "engine_error"]
 
-IDLE_CONNECTIONS: Final = 2
-"""Kept open between requests. Where sshd forwards no sockets each holds one of its ten sessions for good."""
 DEFAULT_SOCKET: Final = "/var/run/docker.sock"
 LABEL_CHECK: Final = "hetero-tui.check"
 """Marks the short-lived containers of checks; never part of a run."""
@@ -92,12 +90,7 @@ class Engine:
                 executor,
                 runner.host,
                 f"engine at {socket}",
-                lambda: docker.APIClient(
-                    base_url=f"unix://{local}",
-                    version="auto",
-                    timeout=math.ceil(timeout),
-                    max_pool_size=IDLE_CONNECTIONS,
-                ),
+                lambda: docker.APIClient(base_url=f"unix://{local}", version="auto", timeout=math.ceil(timeout)),
             )
             resources.callback(client.close)
             if local.name == SESSION_SOCKET:

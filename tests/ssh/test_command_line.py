@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 
 from remote.embedded import EmbeddedCluster, EmbeddedHost, embedded_hosts
+from tests.ssh.checking import free_port
 
 pytestmark = pytest.mark.slow
 
@@ -88,12 +88,6 @@ def _environment(path: Path) -> str:
         return path.read_bytes().decode(errors="replace")
     except OSError:  # ended meanwhile
         return ""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def line_with(stream: asyncio.StreamReader | None, words: str) -> str:

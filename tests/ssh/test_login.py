@@ -25,6 +25,7 @@ from remote.errors import (
 )
 from remote.inventory import Host
 from remote.ssh import KnownHosts, accept_host_key, connect
+from tests.ssh.checking import free_port
 
 
 def unpinned(host: RunningHost, **changes: object) -> Host:
@@ -246,13 +247,6 @@ async def test_mistakes_in_ssh_config_are_told_as_such(host: RunningHost, home: 
 
 
 # --- the way there -----------------------------------------------------------------------------------------------
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    assert isinstance(port, int)
-    return port
 
 
 async def test_a_port_nobody_listens_on() -> None:

@@ -24,6 +24,7 @@ from remote.export import FORMATS, export_plan
 from remote.facts import Facts
 from remote.inventory import load_inventory
 from remote.plan import LaunchPlan, make_plan
+from tests.ssh.checking import free_port
 from trainer.options import parse
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "plan"
@@ -149,11 +150,6 @@ def _slurm_configuration(folder: Path, nodes: set[str]) -> str:
             "PartitionName=all Nodes=ALL Default=YES State=UP\n",
         ]
     )
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def test_slurm_accepts_the_scripts(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from remote.images.archive import read_archive, write_archive
 from remote.images.registry import Registry
 from remote.images.store import MEDIA_GZIP, LayerStore, StoredImage
 from remote.runner import StreamPair
+from tests.fuzz.hostile import tar_of
 
 LAYERS = (b"base" * 5000, b"top" * 70)
 
@@ -32,25 +33,11 @@ def _config(layers: tuple[bytes, ...] = LAYERS) -> bytes:
     return json.dumps({"architecture": "arm64", "os": "linux", "rootfs": {"diff_ids": diff_ids}}).encode()
 
 
-def _tar(members: list[tuple[str, bytes]], links: tuple[tuple[str, str], ...] = ()) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        for name, data in members:
-            entry = tarfile.TarInfo(name)
-            entry.size, entry.mtime = len(data), 1.5  # a fraction makes a pax header
-            tar.addfile(entry, io.BytesIO(data))
-        for name, target in links:
-            entry = tarfile.TarInfo(name)
-            entry.type, entry.linkname = tarfile.SYMTYPE, target
-            tar.addfile(entry)
-    return buffer.getvalue()
-
-
 def _classic() -> bytes:
     names = [f"{_sha(layer)}/layer.tar" for layer in LAYERS]
     manifest = [{"Config": f"{_sha(_config())}.json", "RepoTags": ["a:1"], "Layers": names}]
     files = [*zip(names, LAYERS, strict=True), (f"{_sha(_config())}.json", _config()), ("x/VERSION", b"1.0")]
-    return _tar([*files, ("manifest.json", json.dumps(manifest).encode())])
+    return tar_of([*files, ("manifest.json", json.dumps(manifest).encode())])
 
 
 def _by_digest(layers: tuple[bytes, ...]) -> bytes:
@@ -58,7 +45,7 @@ def _by_digest(layers: tuple[bytes, ...]) -> bytes:
     config = f"blobs/sha256/{_sha(_config())}"
     manifest = [{"Config": config, "RepoTags": ["a:1"], "Layers": names}]
     files = [("manifest.json", json.dumps(manifest).encode()), *zip(names, layers, strict=True), (config, _config())]
-    return _tar([*files, ("oci-layout", b"{}")])
+    return tar_of([*files, ("oci-layout", b"{}")])
 
 
 async def _pieces(data: bytes, size: int) -> AsyncIterator[bytes]:
@@ -98,7 +85,7 @@ async def test_a_layer_that_is_a_link_to_another(store: LayerStore) -> None:
     one, two = f"{'1' * 64}/layer.tar", f"{'2' * 64}/layer.tar"
     manifest = json.dumps([{"Config": f"{_sha(config)}.json", "Layers": [one, two]}]).encode()
     files = [(one, LAYERS[0]), (f"{_sha(config)}.json", config), ("manifest.json", manifest)]
-    image = await _read(_tar(files, ((two, f"../{one}"),)), store)
+    image = await _read(tar_of(files, links=((two, f"../{one}"),)), store)
     assert image.layers[0] == image.layers[1]
 
 
@@ -115,7 +102,7 @@ async def test_damage_and_nonsense_are_refused(store: LayerStore) -> None:
     with pytest.raises(ImageError, match="damaged"):
         await _read(_by_digest(LAYERS).replace(b"toptop", b"TOPtop", 1), store)
     with pytest.raises(ImageError, match="no image"):
-        await _read(_tar([("readme", b"hello")]), store)
+        await _read(tar_of([("readme", b"hello")]), store)
     with pytest.raises(ImageError, match="no image archive"):
         await _read(b"x" * 2048, store)
 
