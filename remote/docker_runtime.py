@@ -99,7 +99,7 @@ class DockerRuntime:
     async def inspect(self, run_id: str) -> HostRunState:
         container = await self._find(run_id)
         record = await self.engine.inspect(container) if container else None
-        if record is None:
+        if record is None or _is_being_removed(record):
             return HostRunState(self.host, run_id, State.MISSING)
         return _state_of(self.host, run_id, record)
 
@@ -121,7 +121,7 @@ class DockerRuntime:
     async def _is_going(self, container: str) -> bool:
         """Whether a container is gone or being removed."""
         record = await self.engine.inspect(container)
-        return record is None or (record.get("State") or {}).get("Status") in ("removing", "dead")
+        return record is None or _is_being_removed(record)
 
     async def _lines(self, container: str, after: str, *, follow: bool) -> AsyncGenerator[list[LogLine], None]:
         position = Position.parse(after) if after else None
@@ -236,6 +236,14 @@ def _state_of(host: str, run_id: str, record: Mapping[str, Any]) -> HostRunState
         started_at=_seconds(str(engine_state.get("StartedAt") or "")),
         started_by=str(labels.get(LABEL_BY) or ""),
     )
+
+
+def _is_being_removed(record: Mapping[str, Any]) -> bool:
+    """Whether a container is on its way out: what it has written is no longer to be had.
+
+    The engine's word is ``dead`` where it could not finish a removal.
+    """
+    return (record.get("State") or {}).get("Status") in ("removing", "dead")
 
 
 def _is_bind(mount: Mapping[str, Any]) -> bool:

@@ -221,6 +221,8 @@ async def _fetch_or_keep(
     try:
         found = home.fetched[host] = await runtime.fetch(run_id, folder, report)
     except (RemoteError, TimeoutError, OSError) as error:
+        if await _is_gone(run_id, runtime):
+            return True
         home.kept[host] = one_line(error)
         report(LaunchProgress(host, "kept", f"its results could not be brought home: {home.kept[host]}"))
         return False
@@ -230,3 +232,15 @@ async def _fetch_or_keep(
         seconds = time.monotonic() - began
         report(LaunchProgress(host, "fetching", f"{each.path.name} is home after {seconds:.1f} s"))
     return True
+
+
+async def _is_gone(run_id: str, runtime: HostRuntime) -> bool:
+    """Whether somebody else ends the same run, as a watching ``up`` does beside ``stop``, and was faster here.
+
+    Nobody removes a run before its results are home, unless they were given up.
+    """
+    try:
+        async with asyncio.timeout(ANSWER_TIMEOUT):
+            return (await runtime.inspect(run_id)).state is State.MISSING
+    except (RemoteError, TimeoutError, OSError):
+        return False

@@ -92,6 +92,22 @@ async def test_the_newest_checkpoint_comes_home_alone_and_then_the_container_goe
     assert await engine.list({}) == ()
 
 
+async def test_a_watcher_and_a_stop_may_end_the_same_run(
+    runtime: DockerRuntime, engine: Engine, tmp_path: Path
+) -> None:
+    for round_ in range(5):
+        run_id = f"20261118-20260{round_}-ab12"
+        await runtime.create(plan(writing((20, "old"), more="seq 300000 > more"), run_id), run_id)
+        await runtime.start(run_id)
+        await ended(runtime, run_id)
+        folder = tmp_path / run_id
+        ends = [bring_home(run_id, {"alpha": runtime}, folder, ignore) for _ in range(2)]
+        for home in await asyncio.gather(*ends):
+            assert (home.kept, home.unreachable) == ({}, {})
+        assert (folder / "checkpoints" / "step-00000020.pt").read_bytes() == b"old"
+    assert await engine.list({}) == ()
+
+
 async def test_older_checkpoints_do_not_even_leave_the_engine(runtime: DockerRuntime, engine: Engine) -> None:
     await runtime.create(plan(writing((20, "old"), (100, "new"))), RUN)
     await runtime.start(RUN)

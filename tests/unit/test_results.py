@@ -150,6 +150,20 @@ async def test_a_run_whose_results_do_not_come_home_is_kept(tmp_path: Path, erro
     assert list(home.kept) == ["gpu-box"]
 
 
+async def test_two_who_end_the_same_run_do_not_trip_over_each_other(tmp_path: Path) -> None:
+    class Removed(Host):
+        async def fetch(
+            self, run_id: str, folder: Path, report: Callable[[LaunchProgress], None], *, everything: bool = False
+        ) -> FetchReport:
+            self.state = State.MISSING
+            return await super().fetch(run_id, folder, report, everything=everything)
+
+    host = Removed(ConnectionDropped("gone"))
+    home, reports = await end_of(host, tmp_path)
+    assert (home.kept, home.unreachable) == ({}, {})
+    assert reports.phases("gpu-box") == ["ending", "stopped"]
+
+
 async def test_discard_removes_without_fetching(tmp_path: Path) -> None:
     host = Host(ResultsError("never asked"))
     home, _ = await end_of(host, tmp_path, discard=True)
