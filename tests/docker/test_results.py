@@ -7,7 +7,7 @@ import dataclasses
 import hashlib
 import io
 import tarfile
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
 import pytest
@@ -20,8 +20,9 @@ from remote.errors import HostBusy, LaunchError, ResultsError
 from remote.launch import launch
 from remote.plan_contract import LABEL_BY, LABEL_CLUSTER
 from remote.plan_model import HostPlan, LaunchPlan, RankPlan
-from remote.results import Archive, bring_home
-from remote.runtime import State, StoredCheckpoint
+from remote.progress import LaunchProgress
+from remote.results import Archive, HomeReport, bring_home
+from remote.runtime import FetchReport, State, StoredCheckpoint
 from tests.docker.conftest import IMAGE
 from tests.docker.test_docker_runtime import RUN, ignore, job
 from tests.unit.launching import Reports
@@ -95,16 +96,29 @@ async def test_the_newest_checkpoint_comes_home_alone_and_then_the_container_goe
 async def test_a_watcher_and_a_stop_may_end_the_same_run(
     runtime: DockerRuntime, engine: Engine, tmp_path: Path
 ) -> None:
-    for round_ in range(5):
-        run_id = f"20261118-20260{round_}-ab12"
-        await runtime.create(plan(writing((20, "old"), more="seq 300000 > more"), run_id), run_id)
-        await runtime.start(run_id)
-        await ended(runtime, run_id)
-        folder = tmp_path / run_id
-        ends = [bring_home(run_id, {"alpha": runtime}, folder, ignore) for _ in range(2)]
-        for home in await asyncio.gather(*ends):
-            assert (home.kept, home.unreachable) == ({}, {})
-        assert (folder / "checkpoints" / "step-00000020.pt").read_bytes() == b"old"
+    removed = asyncio.Event()
+
+    class Late(DockerRuntime):
+        """Comes to the results when somebody else has brought them home and removed the container."""
+
+        async def fetch(
+            self, run_id: str, folder: Path, report: Callable[[LaunchProgress], None], *, everything: bool = False
+        ) -> FetchReport:
+            await removed.wait()
+            return await super().fetch(run_id, folder, report, everything=everything)
+
+    async def first() -> HomeReport:
+        home = await bring_home(RUN, {"alpha": runtime}, tmp_path, ignore)
+        removed.set()
+        return home
+
+    await runtime.create(plan(writing((20, "old"))), RUN)
+    await runtime.start(RUN)
+    await ended(runtime)
+    late = bring_home(RUN, {"alpha": Late("alpha", engine)}, tmp_path, ignore)
+    for home in await asyncio.gather(first(), late):
+        assert (home.kept, home.unreachable) == ({}, {})
+    assert (tmp_path / "checkpoints" / "step-00000020.pt").read_bytes() == b"old"
     assert await engine.list({}) == ()
 
 
