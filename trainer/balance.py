@@ -139,6 +139,8 @@ class Balancer:
         self._probe_at: dict[int, int] = {}
         self._probe_interval: dict[int, int] = {}
         self._idle_reasons: dict[int, str] = {}
+        self._excluded: dict[int, str] = {}
+        """Ranks that get no share under any policy, with the reason."""
         self._shares: tuple[int, ...] = ()
         self._adopt(self._solve(global_batch))
 
@@ -157,6 +159,11 @@ class Balancer:
         """Why a rank has no share, by global rank."""
         return dict(self._idle_reasons)
 
+    @property
+    def excluded(self) -> tuple[int, ...]:
+        """Global ranks that get no share until they are admitted again, rising."""
+        return tuple(sorted(self._excluded))
+
     def share_of(self, rank: int) -> int:
         """Return the share of a global rank; 0 for one that is not a member."""
         return self._shares[self._members.index(rank)] if rank in self._members else 0
@@ -169,7 +176,7 @@ class Balancer:
         """Return shares of another global batch under the same policy: the last, smaller step of an epoch."""
         if global_batch == self.global_batch:
             return self._shares
-        return self._solve(global_batch, minimum=min(self._minimum, global_batch // len(self._members)))[0]
+        return self._solve(global_batch, minimum=min(self._minimum, global_batch // len(self._sharing)))[0]
 
     def predicted_samples_per_second(self) -> float:
         """Return the speed the current plan promises, by calibration and what was observed since."""
@@ -222,7 +229,11 @@ class Balancer:
         return self._better_plan(step, changed) or self._probe(step)
 
     def change_members(
-        self, members: Sequence[int], tables: Mapping[int, TimeTable] | None = None, step: int = 0
+        self,
+        members: Sequence[int],
+        tables: Mapping[int, TimeTable] | None = None,
+        step: int = 0,
+        excluded: Mapping[int, str] | None = None,
     ) -> Decision:
         """Plan for another set of ranks. What is known of the ranks that stay is kept.
 
@@ -231,9 +242,10 @@ class Balancer:
             tables: Calibrated tables of the ranks that are new; a known rank's table is replaced and what was
                 observed of it forgotten.
             step: The last finished step.
+            excluded: Ranks without a share, members or not, with the reason; None: as before.
 
         Raises:
-            PlanError: no members, or a new rank without a table.
+            PlanError: no members, none that is not excluded, or a new rank without a table.
         """
         for rank, table in (tables or {}).items():
             self._tables[rank] = table
@@ -243,6 +255,7 @@ class Balancer:
         if unknown or not members:
             raise PlanError(f"no time table for rank {unknown[0]}" if unknown else "a plan needs at least one rank")
         before, self._members = self._members, tuple(sorted(set(members)))
+        self._set_excluded(self._excluded if excluded is None else excluded)
         self._probing = None
         self._adopt(self._solve(self.global_batch))
         left = sorted(set(before) - set(self._members))
@@ -262,6 +275,22 @@ class Balancer:
         self._adopt(self._solve(self.global_batch))
         return self.decision(step, f"policy changed to {policy}")
 
+    def exclude(self, excluded: Mapping[int, str], step: int, reason: str) -> Decision:
+        """Plan with exactly these ranks excluded: they stay members, get no share and are not tried.
+
+        Args:
+            excluded: Global ranks, members or not, each with why it has no share.
+            step: The last finished step.
+            reason: Why the plan changes.
+
+        Raises:
+            PlanError: no member would be left to compute.
+        """
+        self._set_excluded(excluded)
+        self._probing = None
+        self._adopt(self._solve(self.global_batch))
+        return self.decision(step, reason)
+
     def state_dict(self) -> dict[str, Any]:
         """Return everything a rank that joins needs to decide like the others, as JSON values."""
         return {
@@ -276,7 +305,8 @@ class Balancer:
             "probe_at": sorted(self._probe_at.items()),
             "probe_interval": sorted(self._probe_interval.items()),
             "idle_reasons": sorted(self._idle_reasons.items()),
-            "tables": [[rank, _table_state(table)] for rank, table in sorted(self._tables.items())],
+            "excluded": sorted(self._excluded.items()),
+            "tables": [[rank, table.state_dict()] for rank, table in sorted(self._tables.items())],
             "besides": [[rank, typical.state()] for rank, typical in sorted(self._besides.items())],
             "estimates": [[rank, estimate.state_dict()] for rank, estimate in sorted(self._estimates.items())],
         }
@@ -295,7 +325,8 @@ class Balancer:
         self._probe_at = dict(state["probe_at"])
         self._probe_interval = dict(state["probe_interval"])
         self._idle_reasons = dict(state["idle_reasons"])
-        self._tables = {rank: _table_from_state(table) for rank, table in state["tables"]}
+        self._excluded = dict(state.get("excluded", ()))
+        self._tables = {rank: TimeTable.from_state_dict(table) for rank, table in state["tables"]}
         self._estimates = {rank: SpeedEstimate() for rank in self._tables}
         self._besides = {rank: TypicalSeconds() for rank in self._tables}
         self._besides |= {rank: TypicalSeconds(readings) for rank, readings in state.get("besides", ())}
@@ -315,10 +346,10 @@ class Balancer:
 
     def _planning_tables(self) -> list[TimeTable]:
         """Return the members' tables with what each needs besides computing, over what the quickest needs."""
-        typical = [self._besides[rank].value for rank in self._members]
+        quickest = min((self._besides[rank].value for rank in self._sharing), default=0.0)
         return [
-            replace(table, overhead=table.overhead + (own - min(typical)) / table.scale)
-            for table, own in zip(self._current_tables(), typical, strict=True)
+            replace(table, overhead=table.overhead + max(0.0, self._besides[rank].value - quickest) / table.scale)
+            for rank, table in zip(self._members, self._current_tables(), strict=True)
         ]
 
     def _planned_slowness(self, rank: int) -> float:
@@ -332,20 +363,37 @@ class Balancer:
         return self._communication_seconds(sum(share > 0 for share in shares))
 
     def _solve(self, global_batch: int, minimum: int | None = None) -> tuple[tuple[int, ...], tuple[str, ...]]:
-        """Return shares and the reasons for empty ones, by the policy in force."""
+        """Return shares and the reasons for empty ones, by the policy in force, in the order of the members."""
         least = self._minimum if minimum is None else minimum
-        nothing = ("",) * len(self._members)
+        found = dict(zip(self._sharing, zip(*self._solve_sharing(global_batch, least), strict=True), strict=True))
+        plan = [found[rank] if rank in found else (0, self._excluded[rank]) for rank in self._members]
+        return tuple(share for share, _ in plan), tuple(reason for _, reason in plan)
+
+    def _solve_sharing(self, global_batch: int, least: int) -> tuple[tuple[int, ...], tuple[str, ...]]:
+        """Return the same for the members that are not excluded only."""
+        nothing = ("",) * len(self._sharing)
         if self.policy == "equal":
-            return equal_shares(len(self._members), global_batch), nothing
-        calibrated = [self._tables[rank] for rank in self._members]
+            return equal_shares(len(self._sharing), global_batch), nothing
+        calibrated = [self._tables[rank] for rank in self._sharing]
         if self.policy == "proportional":
             return proportional_shares([table.samples_per_second for table in calibrated], global_batch, least), nothing
-        tables = self._planning_tables() if self.policy in ADAPTIVE else calibrated
+        planned = dict(zip(self._members, self._planning_tables(), strict=True))
+        tables = [planned[rank] for rank in self._sharing] if self.policy in ADAPTIVE else calibrated
         if self._communication_seconds is not None and least == 0:
             chosen = choose_participants(tables, global_batch, self._communication_seconds)
             return chosen.shares, chosen.reasons
         shares = solve_shares(tables, global_batch, least)
         return shares, tuple("" if share else "idle: the others are done before its first sample" for share in shares)
+
+    @property
+    def _sharing(self) -> tuple[int, ...]:
+        """Members that may have a share."""
+        return tuple(rank for rank in self._members if rank not in self._excluded)
+
+    def _set_excluded(self, excluded: Mapping[int, str]) -> None:
+        if excluded.keys() >= set(self._members):
+            raise PlanError("a plan needs at least one rank that is not excluded")
+        self._excluded = dict(excluded)
 
     def _adopt(self, plan: tuple[tuple[int, ...], tuple[str, ...]]) -> None:
         self._shares, reasons = plan
@@ -356,7 +404,7 @@ class Balancer:
             if share == 0 and reason
         }
         for rank, share in zip(self._members, self._shares, strict=True):
-            if share:
+            if share or rank in self._excluded:
                 self._probe_at.pop(rank, None)
                 self._probe_interval.pop(rank, None)
             elif rank not in self._probe_at:
@@ -367,7 +415,7 @@ class Balancer:
         active = [rank for rank, share in zip(self._members, self._shares, strict=True) if share]
         if any(self._estimates[rank].readings < FEWEST_READINGS for rank in active):
             return None
-        tables = self._planning_tables()
+        tables, sharing = self._planning_tables(), set(self._sharing)
         times = [table.seconds(share) for table, share in zip(tables, self._shares, strict=True)]
         now = max(times) + self._communication(self._shares)
         self._changes = [at for at in self._changes if self._observed - at < SETTLED]
@@ -376,9 +424,9 @@ class Balancer:
         certain = _confidence(len(active)) * self._estimates[slowest].error
         smallest = SMALLEST_GAIN * (1 + RESTRAINT * len(self._changes))
         required = max(SMALLEST_GAIN_LATER if settled else smallest, certain)
-        shortest = self.global_batch / math.fsum(table.samples_per_second for table in tables) + self._communication(
-            (1,)
-        )
+        by_rank = zip(self._members, tables, strict=True)
+        speeds = (table.samples_per_second for rank, table in by_rank if rank in sharing)
+        shortest = self.global_batch / math.fsum(speeds) + self._communication((1,))
         if now / shortest - 1 <= required:
             return None
         plan = self._solve(self.global_batch)
@@ -431,25 +479,3 @@ def _confidence(ranks: int) -> float:
     is not rounded alike everywhere.
     """
     return 1 + math.sqrt(1.386 * ranks.bit_length())
-
-
-def _table_state(table: TimeTable) -> dict[str, Any]:
-    return {
-        "micro_batches": list(table.micro_batches),
-        "piece_seconds": list(table.piece_seconds),
-        "overhead": table.overhead,
-        "linear": table.linear,
-        "max_micro_batch": table.max_micro_batch,
-        "best": table.best,
-    }
-
-
-def _table_from_state(state: Mapping[str, Any]) -> TimeTable:
-    table = TimeTable(tuple(state["micro_batches"]), tuple(state["piece_seconds"]))
-    return replace(
-        table,
-        overhead=state["overhead"],
-        linear=state["linear"],
-        max_micro_batch=state["max_micro_batch"],
-        best=state["best"],
-    )

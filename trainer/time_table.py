@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class PlanError(ValueError):
@@ -57,6 +57,29 @@ class TimeTable:
     """Largest piece that fits into memory; 0 where nothing limits it (only with ``linear``)."""
     best: int = 0
     """Index of the micro-batch with the best speed."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the table as it was measured, without its scale, as JSON values."""
+        return {
+            "micro_batches": list(self.micro_batches),
+            "piece_seconds": list(self.piece_seconds),
+            "overhead": self.overhead,
+            "linear": self.linear,
+            "max_micro_batch": self.max_micro_batch,
+            "best": self.best,
+        }
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Any]) -> TimeTable:
+        """Read what :meth:`state_dict` returned."""
+        return cls(
+            tuple(state["micro_batches"]),
+            tuple(state["piece_seconds"]),
+            overhead=state["overhead"],
+            linear=state["linear"],
+            max_micro_batch=state["max_micro_batch"],
+            best=state["best"],
+        )
 
     @classmethod
     def measured(
