@@ -114,6 +114,10 @@ class Coordinator:
         who = "; ".join(f"rank {rank}: {self.roster.why_missing(rank)}" for rank in self.roster.missing())
         self._send(self.roster.abort(f"waited {waited:.0f} s for {who}"))
 
+    def stop(self) -> None:
+        """Stop the run everywhere after the same step, as a person's command does."""
+        self._send(self.roster.command("master-told-to-end", {"command": "stop"}))
+
     def leave_when_alone(self) -> None:
         """End also when no rank is connected: the master host's own ranks have ended for good."""
         self._may_leave = True
@@ -173,6 +177,10 @@ class Coordinator:
                 self._send(self.roster.broken(peer.rank, int(message["generation"]), str(message["reason"])))
             case "command":
                 self._send(self.roster.command(str(message["name"]), message["command"]))
+            case "left":
+                # Its connection closes next, which is no loss.
+                del self._peers[peer.rank]
+                self._send(self.roster.left(peer.rank, str(message["reason"])))
             case "failed":
                 self._drop(peer, str(message["reason"]))
             case "take_part":

@@ -29,6 +29,8 @@ class Launched:
     device: str
     link: Link
     stop_signal: threading.Event
+    told_to_end: threading.Event = field(default_factory=threading.Event)
+    """SIGTERM came: this host is to end, which need not end the run."""
     stop_watching: Callable[[], None] = lambda: None
     """Ends the watching from outside: the script trains through this package, which tells more."""
     is_launched: bool = True

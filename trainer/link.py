@@ -127,6 +127,12 @@ class Link:
         with self._changed:
             return len(self._inbox.commands)
 
+    @property
+    def is_told_to_stop(self) -> bool:
+        """Whether the log has a stop of the whole run, applied or not."""
+        with self._changed:
+            return any(entry["command"] == "stop" for entry in self._inbox.commands)
+
     def commands(self, after: int, up_to: int) -> list[Mapping[str, Any]]:
         """Return the entries ``after+1 … up_to`` of the log, waiting for those that are still on their way.
 
@@ -160,6 +166,10 @@ class Link:
     def finished(self) -> None:
         """Tell that this rank ends in good order."""
         self._send({"type": "finished"})
+
+    def left(self, reason: str) -> None:
+        """Tell that this rank ends in good order while the others go on; they are told the reason."""
+        self._send({"type": "left", "reason": reason[:300]})
 
     def failed(self, reason: str) -> None:
         """Tell why this rank is about to end, so that the others can name the cause."""

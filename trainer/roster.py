@@ -4,6 +4,8 @@ The members of a process group are fixed while it lives, so every change of memb
 
 * A member dies, or a collective fails: the generation is broken, every living member leaves its group and says
   ``ready`` with the number of steps it has completed; once all living members are ready, the next one is formed.
+* A rank leaves in good order (its host is told to end): it asks the members to part after a step they agree on, and
+  says ``left``; the next generation is formed without it.
 * A rank (re)joins: it says ``ready`` when it has nothing left to prepare; the members are asked to leave at a step
   they agree on, and the next generation includes the newcomer.
 
@@ -50,6 +52,8 @@ class Roster:
     _connected: set[int] = field(default_factory=set)
     _finished: set[int] = field(default_factory=set)
     _lost: dict[int, str] = field(default_factory=dict)
+    _left: set[int] = field(default_factory=set)
+    """Ranks that went in good order while the others go on."""
     _ready: dict[int, _Ready] = field(default_factory=dict)
     _log: list[Message] = field(default_factory=list)
     _command_names: set[str] = field(default_factory=set)
@@ -96,6 +100,20 @@ class Roster:
                 self.reason = cause
         return out + self._form_if_complete() + self._check_over()
 
+    def left(self, rank: int, reason: str) -> Outgoing:
+        """A rank ended in good order while the others go on: the next generation does not wait for it.
+
+        The members have agreed on that and are about to say ``ready``, unless one of them breaks the group first.
+        """
+        self._connected.discard(rank)
+        self._ready.pop(rank, None)
+        self._lost[rank] = reason
+        self._left.add(rank)
+        if rank in self.members:
+            self._regroup_asked = True
+            self.reason = self.reason or reason
+        return self._form_if_complete() + self._check_over()
+
     def finished(self, rank: int) -> Outgoing:
         """A rank ended in good order."""
         self._finished.add(rank)
@@ -132,12 +150,12 @@ class Roster:
 
     def _expected(self) -> set[int]:
         if self.generation < 0:
-            return set(range(self.world_size))
+            return set(range(self.world_size)) - self._left
         return (set(self.members) & self._connected) - self._finished
 
     def _break(self, cause: str) -> Outgoing:
         self.breaking = True
-        self.reason = cause
+        self.reason = cause = self.reason or cause
         message = {"type": "break", "generation": self.generation, "reason": cause}
         return [(rank, message) for rank in self.members if rank in self._connected]
 

@@ -1,7 +1,8 @@
 """The process on the master that hosts the TCPStore and the coordinator, outside every rank.
 
 Ranks can then be lost, rank 0 included, without losing the rendezvous. Its parent is the agent, which talks to it on
-standard input: the line ``finish`` means "leave when the run is over"; the end of input means that the agent is gone.
+standard input: the line ``stop`` means "stop the run, for the agent was told to end", ``finish`` "leave when the run is
+over"; the end of input means that the agent is gone.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ async def serve(
     sys.stdout.write(json.dumps({"store": store.port, "coordinator": coordinator_port}) + "\n")
     sys.stdout.flush()
     watch = asyncio.create_task(coordinator.watch())
-    agent = asyncio.create_task(_agent_says())
+    agent = asyncio.create_task(_agent_says(coordinator))
     await asyncio.wait({watch, agent}, return_when=asyncio.FIRST_COMPLETED)
-    if agent.done() and agent.result() == "finish":
+    if agent.done() and agent.result():
         coordinator.leave_when_alone()
         await coordinator.ended.wait()
     else:
@@ -44,10 +45,13 @@ async def serve(
     watch.cancel()
 
 
-async def _agent_says() -> str:
+async def _agent_says(coordinator: Coordinator) -> bool:
+    """Do what the agent says until it has nothing more to say; return whether that was in good order."""
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    return (await reader.readline()).decode().strip()
+    while (line := await reader.readline()) == b"stop\n":
+        coordinator.stop()
+    return line == b"finish\n"
 
 
 def main() -> int:
