@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+# Two test files at a time: more of them starve one another's trainings on a small machine.
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 .PHONY: demo test check format rig-deps bench screens docs clean
 
@@ -19,14 +21,14 @@ demo: $(VENV)/.installed  ## train on three embedded hosts: no Docker, no SSH da
 	$(BIN)/hetero-tui demo
 
 test: $(VENV)/.installed-dev rig-deps  ## everything, with the rig where this machine can have it
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 check: $(VENV)/.installed-dev  ## format, lint, types, import contracts, fast tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -m 'not rig and not slow'
+	$(PYTEST) -m 'not rig and not slow'
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
