@@ -7,10 +7,11 @@ from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 
 from remote.errors import ConnectError, ConnectionDropped, ImageError, RemoteError
-from remote.images.model import HostImagePlan, ImagePlan, ImageProgress
+from remote.images.model import HostImagePlan, ImagePlan, ImageProgress, Report
 from remote.images.places import Places
+from remote.images.read import read_image
 from remote.images.registry_pull import pull_from_registry
-from remote.images.send import Delivery, Report, read_image
+from remote.images.send import Delivery
 from remote.images.store import LayerStore, StoredImage
 
 Build = Callable[[HostImagePlan, Report], Awaitable[None]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -127,3 +128,7 @@ class ImageProgress:
     def seconds_left(self) -> float | None:
         """Time to the end of this phase at the present rate, or None when that cannot be told."""
         return (self.total - self.done) / self.rate if self.rate > 0 and self.total else None
+
+
+Report = Callable[[ImageProgress], None]
+"""Told whenever a host has moved on."""

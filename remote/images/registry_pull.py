@@ -10,10 +10,10 @@ from remote.engine import Engine
 from remote.errors import ConnectionDropped, EngineError, ImageError
 from remote.images.credentials import registry_auth
 from remote.images.engine_pull import check_message, messages
-from remote.images.model import ImageProgress, LayerProgress
+from remote.images.model import ImageProgress, LayerProgress, Report
 from remote.images.rate import Meter
 from remote.images.reference import Reference, parse_reference
-from remote.images.send import Report, put_name
+from remote.images.send import put_name
 
 ATTEMPTS: Final = 3
 

@@ -1,4 +1,4 @@
-"""Sending an image: read once from the engine that has it, brought to any number of engines, only the missing layers.
+"""Sending an image: what was read once is brought to any number of engines, only the missing layers.
 
 Two ways into an engine. Much that is missing goes through a registry in this program that the engine pulls from (each
 layer continues where it stopped). Little goes as an archive that leaves out the layers the engine has: a second deploy
@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Final
 
 from remote.engine import Engine
 from remote.errors import ConnectError, ConnectionDropped, EngineError, ForwardingRefused, ImageError, RemoteError
-from remote.images.archive import read_archive, write_archive
+from remote.images.archive import write_archive
 from remote.images.choose import common_layers
+from remote.images.engine_kind import uses_containerd
 from remote.images.engine_pull import DetachedPull, check_message, messages, pull_attached, pull_target
-from remote.images.model import ImageProgress, Phase
+from remote.images.model import ImageProgress, Phase, Report
 from remote.images.places import Places
 from remote.images.rate import Meter
 from remote.images.reference import mark_of, parse_reference
@@ -27,56 +28,14 @@ from remote.images.registry import Registry
 from remote.images.store import LayerStore, StoredImage
 from remote.images.tunnel import Tunnel
 from remote.local import LocalRunner
+from remote.runner import ByteStream
 
-Report = Callable[[ImageProgress], None]
 LOAD_AT_MOST: Final = 64 << 20
 """Bytes that rather go as one archive than through the registry: little is lost when they must be sent again."""
 REPORT_SECONDS: Final = 0.2
 FINISH_SECONDS: Final = 30.0
 """How long an engine that was given up may take to unpack what it has."""
 INCOMING: Final = "hetero-tui/incoming"
-
-
-async def read_image(places: Places, source: str, ref: str, store: LayerStore, report: Report) -> StoredImage:
-    """Read an image from the engine that has it, unless this machine has its layers already.
-
-    Raises:
-        ImageError: it is not there, it is damaged, or this machine's disk is full.
-        EngineError: the engine refused.
-        ConnectionDropped: the connection was lost.
-    """
-    engine = await places.engine(source)
-    info = await engine.image(ref)
-    if info is None:
-        raise ImageError(f"{ref} is not there any more", host=source, next_step="look again: hetero-tui images")
-    known = store.recall(info.id)
-    if known is not None and known.diff_ids == info.layers:
-        return known
-    free = store.free_bytes()
-    if free < info.size:
-        raise ImageError(
-            f"{ref} has {info.size / 1e9:.1f} GB and this machine has {free / 1e9:.1f} GB free in {store.folder}",
-            next_step="free space there, or set XDG_CACHE_HOME to a folder on a larger disk",
-        )
-    meter = Meter({"": info.size})
-
-    async def counted(body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        last = 0.0
-        async for chunk in body:
-            meter.note("", meter.moved, len(chunk))
-            if (now := meter.clock()) - last > REPORT_SECONDS:
-                last = now
-                report(ImageProgress(source, "reading", min(meter.moved, info.size), info.size, meter.rate))
-            yield chunk
-
-    report(ImageProgress(source, "reading", 0, info.size, detail=f"the engine of {source} packs {ref}"))
-    async with engine.request("GET", f"/images/{ref}/get", {}) as answer:
-        found = await read_archive(counted(answer.body), store)
-    image = next((each for each in found if each.diff_ids == info.layers), None)
-    if image is None:
-        raise ImageError(f"the archive of {ref} holds another image", host=source, next_step="try again")
-    store.remember(info.id, image)
-    return image
 
 
 @dataclass(slots=True)
@@ -136,13 +95,17 @@ class Delivery:
     async def _pull(self) -> None:
         self.way = "registry"
         registry = Registry(self.store, self.image)
-        async with Tunnel(self.places, self.host, registry, self._served) as tunnel:
+
+        async def answer(stream: ByteStream) -> None:
+            await registry.serve(stream, self._served)
+
+        async with Tunnel(self.places, self.host, answer) as tunnel:
             name = f"127.0.0.1:{tunnel.port}/{registry.repository}"
             pinned = f"{name}@{registry.digest}"
             self._tell("sending")
             ticker = asyncio.create_task(self._tick())
             try:
-                await self._pull_through(tunnel, pinned)
+                await self._pull_through(tunnel, registry, pinned)
             except EngineError as error:
                 if registry.connections:
                     raise
@@ -158,7 +121,7 @@ class Delivery:
         finally:
             await engine.remove_image(pinned)
 
-    async def _pull_through(self, tunnel: Tunnel, image: str) -> None:
+    async def _pull_through(self, tunnel: Tunnel, registry: Registry, image: str) -> None:
         engine = await self.places.engine(self.host)
         if isinstance(engine.runner, LocalRunner):
             await pull_attached(engine, image)
@@ -176,7 +139,7 @@ class Delivery:
                 else:
                     return
         except BaseException as error:
-            tunnel.registry.closed = True
+            registry.closed = True
             if not isinstance(error, EngineError):
                 await asyncio.shield(self._abandon(pull, image))
             raise
@@ -265,12 +228,6 @@ class Delivery:
         meter = self._meter
         layers = () if "" in meter.totals else meter.layers()
         self.report(ImageProgress(self.host, phase, min(meter.done, total), total, meter.rate, layers, detail))
-
-
-async def uses_containerd(engine: Engine) -> bool:
-    """Whether the engine keeps its images in containerd, where layers are found by digest and not by chain."""
-    status = (await engine.info()).get("DriverStatus") or ()
-    return any("containerd.snapshotter" in str(value) for pair in status for value in pair)
 
 
 async def verify(engine: Engine, name: str, image: StoredImage) -> None:

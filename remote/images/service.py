@@ -16,10 +16,9 @@ from remote.images.build import build_image, build_label
 from remote.images.build_context import Context, packed_context
 from remote.images.choose import make_image_plan
 from remote.images.gather import FactsOf, Gathered, gather_images
-from remote.images.model import HostImagePlan, ImagePlan, ImageProgress
+from remote.images.model import HostImagePlan, ImagePlan, ImageProgress, Report
 from remote.images.places import Places, WithThisMachine
 from remote.images.reference import mark_of, marked_ref
-from remote.images.send import Report
 from remote.images.store import LayerStore
 from remote.inventory import Inventory
 

@@ -91,11 +91,16 @@ class BlobWriter:
         self._hash.update(data)
         self.size += len(data)
 
+    @property
+    def digest(self) -> str:
+        """Digest of what was written so far."""
+        return f"sha256:{self._hash.hexdigest()}"
+
     def finish(self) -> str:
         """Put the blob in its place and return its digest."""
         try:
             self._file.close()
-            digest = f"sha256:{self._hash.hexdigest()}"
+            digest = self.digest
             self._path.replace(self.store.path(digest))
         except OSError as error:
             raise self.store.refused(error) from error
@@ -203,9 +208,10 @@ class LayerStore:
 
     def is_complete(self, image: StoredImage) -> bool:
         """Whether every blob of an image is here, in its full size."""
-        return self.has(image.config) and all(self._size(layer.digest) == layer.size for layer in image.layers)
+        return self.has(image.config) and all(self.size(layer.digest) == layer.size for layer in image.layers)
 
-    def _size(self, digest: str) -> int:
+    def size(self, digest: str) -> int:
+        """Return the bytes of a blob, -1 where it is not here."""
         try:
             return self.path(digest).stat().st_size
         except OSError:

@@ -10,8 +10,7 @@ from typing import Final, Self
 
 from remote.errors import CommandFailed, ConnectError, ConnectionDropped, ForwardingRefused
 from remote.images.places import Places
-from remote.images.registry import Registry, Served
-from remote.runner import ByteStream, Runner
+from remote.runner import Runner, StreamHandler
 from remote.ssh import SshRunner
 
 PATIENCE_SECONDS: Final = 90.0
@@ -29,8 +28,8 @@ class Tunnel:
 
     places: Places
     host: str
-    registry: Registry
-    served: Served
+    answer: StreamHandler
+    """Answers each connection that the engine makes to ``port``."""
     port: int = 0
     _up: asyncio.Event = field(default_factory=asyncio.Event)
     _task: asyncio.Task[None] | None = None
@@ -96,7 +95,7 @@ class Tunnel:
             await asyncio.sleep(RETRY_SECONDS)
 
     async def _serve(self, runner: Runner) -> None:
-        async with runner.serve_reverse(self._answer, port=self.port) as port:
+        async with runner.serve_reverse(self.answer, port=self.port) as port:
             self.port, self._runner = port, runner
             if not isinstance(runner, SshRunner):
                 self._up.set()
@@ -107,9 +106,6 @@ class Tunnel:
             self._server = int(number) if "sshd" in name and number.isdecimal() else -1
             self._up.set()
             await runner.wait_closed()
-
-    async def _answer(self, stream: ByteStream) -> None:
-        await self.registry.serve(stream, self.served)
 
     async def _end_old_server(self) -> None:
         """End the server process of the lost connection: it holds the port until it notices the loss itself."""

@@ -15,7 +15,8 @@ from pathlib import Path
 from remote.errors import HostKeyUnknown
 from remote.hosts import Hosts
 from remote.images.model import ImageProgress
-from remote.images.send import Delivery, read_image
+from remote.images.read import read_image
+from remote.images.send import Delivery
 from remote.images.store import LayerStore
 from remote.inventory import Inventory, parse_inventory
 from tests.rig.clusters import cluster_toml
