@@ -8,6 +8,8 @@ import os
 import signal
 import threading
 from collections.abc import Coroutine, Sequence
+from importlib import import_module
+from pkgutil import iter_modules
 from typing import TYPE_CHECKING, ClassVar, Final, Literal
 
 from textual import on
@@ -19,6 +21,7 @@ from textual.screen import ModalScreen
 from textual.widget import Widget
 from textual.worker import Worker, WorkerState
 
+from hetero_tui import screens
 from hetero_tui.commands import RunCommands
 from hetero_tui.contact import Contact
 from hetero_tui.messages import (
@@ -33,22 +36,18 @@ from hetero_tui.messages import (
 from hetero_tui.run_control import RunControl
 from hetero_tui.screens.checklist import ChecklistScreen
 from hetero_tui.screens.dialogs import Confirm, ErrorDialog
-from hetero_tui.screens.help import HelpScreen, help_text
-from hetero_tui.screens.images import ImagesScreen
-from hetero_tui.screens.jump import JumpScreen, targets
-from hetero_tui.screens.launch import LaunchScreen
-from hetero_tui.screens.monitor import MonitorScreen
-from hetero_tui.screens.plan import PlanScreen
 from hetero_tui.screens.questions import failure_text, launch_anyway_question, quit_question
 from hetero_tui.session import ImageSession
-from hetero_tui.settings import Settings
 from hetero_tui.theme import AsciiFilter, Glyphs, default_theme
 from hetero_tui.themes import OWN_THEMES
 from hetero_tui.views import RunState
 from hetero_tui.widgets.lines import glyphs_of
 
 if TYPE_CHECKING:
+    from hetero_tui.screens.launch import LaunchScreen
+    from hetero_tui.screens.monitor import MonitorScreen
     from hetero_tui.session import LaunchProgress, SessionProtocol
+    from hetero_tui.settings import Settings
     from remote.plan import LaunchPlan
 
 CLOSE_SECONDS: Final = 5.0
@@ -58,6 +57,8 @@ HANG_UP_SECONDS: Final = 15.0
 
 def binding_ids() -> frozenset[str]:
     """Return the id of every key binding of the program, for the person's own keys."""
+    for module in iter_modules(screens.__path__):
+        import_module(f"{screens.__name__}.{module.name}")
     found: set[str] = set()
     waiting: list[type[DOMNode]] = [DOMNode]
     while waiting:
@@ -70,6 +71,8 @@ def binding_ids() -> frozenset[str]:
 
 class HeteroApp(App[int]):
     """Connect, check, plan, launch, watch. Everything on the hosts goes through the session."""
+
+    # Screens behind the first are imported when they are opened: the first frame does not wait for them.
 
     TITLE = "hetero-tui"
     CSS_PATH = "hetero.tcss"
@@ -125,7 +128,7 @@ class HeteroApp(App[int]):
         if "TEXTUAL_THEME" not in os.environ:
             self.theme = default_theme(os.environ)
         if settings is not None:
-            settings.check(self.available_themes, binding_ids())
+            settings.check(self.available_themes, binding_ids() if settings.keys else ())
             self.theme = settings.theme or self.theme
             self.set_keymap(dict(settings.keys))
 
@@ -144,7 +147,8 @@ class HeteroApp(App[int]):
         self.set_class(self.ascii_only, "-ascii")
         self._end_when_told()
         self.push_screen(self._checklist)
-        self._contact.connect(look_for_runs=not self._auto_launch)
+        # Contact begins behind the first frame: importing SSH meanwhile would double the time until it is painted.
+        self._checklist.call_after_refresh(self._contact.connect, look_for_runs=not self._auto_launch)
 
     def _end_when_told(self) -> None:
         """On SIGTERM and hang-up leave as a person would, so that the terminal is whole and connections are closed."""
@@ -236,12 +240,16 @@ class HeteroApp(App[int]):
 
     def action_review_plan(self) -> None:
         """Show the plan."""
+        from hetero_tui.screens.plan import PlanScreen
+
         plan = self._plan()
         if plan is not None:
             self.push_screen(PlanScreen(self.session, plan))
 
     def action_launch(self) -> None:
         """Launch the plan that is shown, after a question when a check fails."""
+        from hetero_tui.screens.plan import PlanScreen
+
         if not isinstance(self.screen, PlanScreen):
             return
         failing = self._checklist.first_failure()
@@ -251,6 +259,8 @@ class HeteroApp(App[int]):
         self.push_screen(launch_anyway_question(failing), lambda yes: self._launch() if yes else None)
 
     def _launch(self) -> None:
+        from hetero_tui.screens.launch import LaunchScreen
+
         self.watching = False
         screen = LaunchScreen(self.session)
         if isinstance(self.screen, ChecklistScreen):
@@ -278,8 +288,8 @@ class HeteroApp(App[int]):
                 self.session.store.note_launch(host.name, "stopped")
             return
         self._follow_run()
-        if isinstance(self.screen, LaunchScreen):
-            self.switch_screen(MonitorScreen(self.session))
+        if self._launch_screen() is not None:
+            self._show_new_monitor()
 
     # The run
 
@@ -319,21 +329,43 @@ class HeteroApp(App[int]):
 
     def action_run(self, action: str) -> None:
         """Do something to the run, such as ``pause_run``."""
-        host = self.screen.cursor_host if isinstance(self.screen, MonitorScreen) else ""
-        self.control.perform(action, host)
+        monitor = self._monitor()
+        self.control.perform(action, "" if monitor is None else monitor.cursor_host)
 
     # Getting around
 
     def action_show_monitor(self) -> None:
         """Go to the monitor, whatever is in front."""
+        from hetero_tui.screens.monitor import MonitorScreen
+
         if not any(isinstance(screen, MonitorScreen) for screen in self.screen_stack):
-            if isinstance(self.screen, LaunchScreen):
-                self.switch_screen(MonitorScreen(self.session))
-            else:
-                self.push_screen(MonitorScreen(self.session))
+            self._show_new_monitor()
+
+    def _show_new_monitor(self) -> None:
+        """Open the monitor, in the place of the launch where that is in front."""
+        from hetero_tui.screens.monitor import MonitorScreen
+
+        if self._launch_screen() is not None:
+            self.switch_screen(MonitorScreen(self.session))
+        else:
+            self.push_screen(MonitorScreen(self.session))
+
+    def _monitor(self) -> MonitorScreen | None:
+        """Return the monitor where it is in front."""
+        from hetero_tui.screens.monitor import MonitorScreen
+
+        return self.screen if isinstance(self.screen, MonitorScreen) else None
+
+    def _launch_screen(self) -> LaunchScreen | None:
+        """Return the launch where it is in front."""
+        from hetero_tui.screens.launch import LaunchScreen
+
+        return self.screen if isinstance(self.screen, LaunchScreen) else None
 
     def action_show_images(self) -> None:
         """Show how each host gets its image."""
+        from hetero_tui.screens.images import ImagesScreen
+
         if isinstance(self.session, ImageSession) and isinstance(self.screen, ChecklistScreen):
             self.push_screen(ImagesScreen(self.session, self.session))
 
@@ -347,8 +379,8 @@ class HeteroApp(App[int]):
         self.action_show_monitor()
 
         def show() -> None:
-            if isinstance(self.screen, MonitorScreen):
-                self.screen.show_log(rank, host)
+            if (monitor := self._monitor()) is not None:
+                monitor.show_log(rank, host)
 
         self.call_after_refresh(show)
 
@@ -357,13 +389,15 @@ class HeteroApp(App[int]):
         self.action_show_monitor()
 
         def show() -> None:
-            if isinstance(self.screen, MonitorScreen):
-                self.screen.show_host(host)
+            if (monitor := self._monitor()) is not None:
+                monitor.show_host(host)
 
         self.call_after_refresh(show)
 
     def action_jump(self) -> None:
         """Put a letter on every pane; pressing it goes there."""
+        from hetero_tui.screens.jump import JumpScreen, targets
+
         if isinstance(self.screen, ModalScreen):
             return
         panes = targets(self.screen)
@@ -376,12 +410,15 @@ class HeteroApp(App[int]):
 
     def action_help(self) -> None:
         """Explain the focused pane."""
+        from hetero_tui.screens.help import HelpScreen, help_text
+
         if not isinstance(self.screen, HelpScreen):
             self.push_screen(HelpScreen(help_text(self.screen, self.glyphs)))
 
     async def action_quit(self) -> None:
         """Leave; ask first while something runs. Asked twice is an answer."""
-        launching = isinstance(self.screen, LaunchScreen) and self.screen.running
+        launch = self._launch_screen()
+        launching = launch is not None and launch.running
         if isinstance(self.screen, Confirm):
             self.screen.dismiss(self.screen is self._quit_question)
             return

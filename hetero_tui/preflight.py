@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol
 
 from hetero_tui import prediction_report
 from remote.checks.context import CheckContext
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from remote.hosts import Hosts
 
 
-@runtime_checkable
 class PreflightProtocol(Protocol):
     """What the screens may use of it."""
 

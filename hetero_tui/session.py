@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
-from hetero_tui.store import Store
-from remote.checks.model import CheckProgress
-from remote.errors import RemoteError
-from remote.images.model import ImagePlan, ImageProgress
-from remote.inventory import Inventory
-from remote.plan import LaunchPlan
 from remote.progress import ConfirmHostKey, HostPhase, HostStatus, LaunchPhase, LaunchProgress
-from remote.resume import Resume
-from remote.runtime import HostRunState
+
+if TYPE_CHECKING:
+    from hetero_tui.preflight import PreflightProtocol
+    from hetero_tui.store import Store
+    from remote.checks.model import CheckProgress
+    from remote.errors import RemoteError
+    from remote.images.model import ImagePlan, ImageProgress
+    from remote.inventory import Inventory
+    from remote.plan import LaunchPlan
+    from remote.resume import Resume
+    from remote.runtime import HostRunState
 
 __all__ = [
     "CheckInfo",
@@ -24,6 +27,7 @@ __all__ = [
     "ImageSession",
     "LaunchPhase",
     "LaunchProgress",
+    "PreparingSession",
     "ResumableSession",
     "SessionProtocol",
 ]
@@ -73,6 +77,16 @@ class ImageSession(Protocol):
 
     def cancel_image(self, host: str) -> None:
         """Give up bringing one host its image."""
+        ...
+
+
+@runtime_checkable
+class PreparingSession(Protocol):
+    """A session that can do more about its hosts than check them."""
+
+    @property
+    def preflight(self) -> PreflightProtocol:
+        """Fixes, measured speeds and the prediction."""
         ...
 
 

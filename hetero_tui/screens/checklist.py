@@ -15,13 +15,11 @@ from textual.widgets import Footer, Input, Static
 
 from hetero_tui.checklist import ORDER, ChecklistState, Place, affected
 from hetero_tui.messages import CheckMoved, ChecksEnded, OperationFailed
-from hetero_tui.preflight import PreflightProtocol
 from hetero_tui.sanitize import clean, clean_block
 from hetero_tui.screens.base import LiveScreen
 from hetero_tui.screens.check_detail import check_detail, group_detail
 from hetero_tui.screens.fixing import FixEnded, Fixing, tell
-from hetero_tui.screens.matrix import MatrixScreen
-from hetero_tui.screens.prediction import PredictionScreen
+from hetero_tui.session import PreparingSession
 from hetero_tui.theme import VERDICT_TONES
 from hetero_tui.widgets.checklist_grid import ChecklistGrid
 from hetero_tui.widgets.lines import LineView
@@ -110,8 +108,7 @@ class ChecklistScreen(LiveScreen):
     def __init__(self, session: SessionProtocol) -> None:
         super().__init__(session)
         self.state = ChecklistState()
-        found = getattr(session, "preflight", None)
-        self._preflight = found if isinstance(found, PreflightProtocol) else None
+        self._preflight = session.preflight if isinstance(session, PreparingSession) else None
         self._fixing = Fixing(self, self._preflight) if self._preflight is not None else None
 
     def compose(self) -> ComposeResult:
@@ -243,6 +240,8 @@ class ChecklistScreen(LiveScreen):
 
     def action_matrix(self) -> None:
         """Show the network between the hosts."""
+        from hetero_tui.screens.matrix import MatrixScreen
+
         if self._preflight is not None:
             self.app.push_screen(MatrixScreen(self.session, self._preflight, self._probe_network))
 
@@ -253,6 +252,8 @@ class ChecklistScreen(LiveScreen):
 
     def action_prediction(self) -> None:
         """Show what the cluster is predicted to do."""
+        from hetero_tui.screens.prediction import PredictionScreen
+
         if self._preflight is not None:
             self.app.push_screen(PredictionScreen(self.session, self._preflight))
 

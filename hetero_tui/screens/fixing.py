@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from textual.message import Message
 
 from hetero_tui.checklist import Place
-from hetero_tui.preflight import PreflightProtocol
 from hetero_tui.sanitize import clean
 from hetero_tui.screens.dialogs import Confirm, ErrorDialog
 from hetero_tui.screens.password import AskPassword
@@ -16,6 +15,7 @@ from remote.errors import RemoteError
 from remote.fixes import FixOutcome, FixPlan, Way
 
 if TYPE_CHECKING:
+    from hetero_tui.preflight import PreflightProtocol
     from hetero_tui.screens.checklist import ChecklistScreen
 
 
