@@ -1,4 +1,8 @@
-"""The model of ``cluster.toml``: one class a table. The docstring under a key is its help text everywhere."""
+"""The model of ``cluster.toml``: one class a table. The docstring under a key is its help text everywhere.
+
+Pydantic would read those docstrings from the source whenever the model is made, which every command waits for;
+``inventory_schema`` reads them when somebody asks for the help text.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ from remote.errors import InventoryError
 class Model(BaseModel):
     """Frozen, and closed: a key nobody knows is a mistake, not a comment."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 def _checked_devices(value: object) -> object:
