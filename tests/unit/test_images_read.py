@@ -61,9 +61,15 @@ class Pusher:
 
 
 async def _with_pusher(inbox: Inbox, work: Callable[[Pusher], None], repository: str = "") -> None:
+    ended = asyncio.Event()
+
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await inbox.serve(StreamPair(reader, writer))
-        writer.close()
+        try:
+            await inbox.serve(StreamPair(reader, writer))
+        finally:
+            writer.close()
+            await writer.wait_closed()
+            ended.set()
 
     server = await asyncio.start_server(accept, "127.0.0.1", 0)
     pusher = Pusher(server.sockets[0].getsockname()[1], repository or inbox.repository)
@@ -71,6 +77,7 @@ async def _with_pusher(inbox: Inbox, work: Callable[[Pusher], None], repository:
         await asyncio.to_thread(work, pusher)
     finally:
         pusher.close()
+        await asyncio.wait_for(ended.wait(), 30)
         server.close()
 
 
