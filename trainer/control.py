@@ -8,12 +8,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 from trainer.errors import StartError
+from trainer.exclusion import NAME_CHARACTERS
 
-CommandName = Literal["go", "stop", "pause", "resume", "checkpoint", "policy", "simulate"]
-COMMANDS: Final = ("go", "stop", "pause", "resume", "checkpoint", "policy", "simulate")
+CommandName = Literal["go", "stop", "pause", "resume", "checkpoint", "policy", "simulate", "exclude", "admit"]
+COMMANDS: Final = get_args(CommandName)
 POLL_SECONDS: Final = 0.05
 GO_TIMEOUT_SECONDS: Final = 600.0
 MAX_MESSAGE_BYTES: Final = 64 * 1024
@@ -28,6 +29,10 @@ class Command:
     name: CommandName
     policy: str = ""
     samples_per_second: float = math.inf
+    host: str = ""
+    """Inventory name of the host to exclude or admit."""
+    by: str = ""
+    """Who wants it."""
 
 
 class ControlFolder:
@@ -40,12 +45,15 @@ class ControlFolder:
         self._seen: set[str] = set()
         self._next_look = 0.0
 
-    def read(self) -> list[Command]:
-        """Return the messages that came since the last call, in order of their names. Looks 20 times a second."""
-        now = time.monotonic()
-        if self._folder is None or now < self._next_look:
+    def read(self, *, now: bool = False) -> list[Command]:
+        """Return the messages that came since the last call, in order of their names.
+
+        Looks 20 times a second, and whenever ``now`` is set.
+        """
+        at = time.monotonic()
+        if self._folder is None or (at < self._next_look and not now):
             return []
-        self._next_look = now + POLL_SECONDS
+        self._next_look = at + POLL_SECONDS
         try:
             names = {entry.name for entry in self._folder.iterdir() if entry.name.endswith(".json")}
         except FileNotFoundError:
@@ -94,12 +102,17 @@ class ControlFolder:
                 name,
                 policy=str(payload.get("policy", "")),
                 samples_per_second=math.inf if speed is None else float(speed),
+                host=str(payload.get("host", ""))[:NAME_CHARACTERS],
+                by=str(payload.get("by", ""))[:NAME_CHARACTERS],
             )
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             self._on_bad(f"control message {path.name} cannot be read: {type(error).__name__}")
             return None
         if name == "simulate" and not command.samples_per_second > 0:
             self._on_bad(f"control message {path.name}: a speed must be above 0 samples/s")
+            return None
+        if name in ("exclude", "admit") and not command.host:
+            self._on_bad(f"control message {path.name}: it names no host")
             return None
         self._has_go = self._has_go or name == "go"
         return command

@@ -91,6 +91,8 @@ class Shares(Event):
     predicted_samples_per_second: float = 0.0
     speeds: tuple[float, ...] = ()
     """Samples per second each rank is planned with, in rank order."""
+    excluded: tuple[int, ...] = ()
+    """Ranks without a share because a person has excluded their host."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+if TYPE_CHECKING:
+    from trainer.balance import Balancer, Decision
 
 NAME_CHARACTERS: Final = 64
 """Of a name in a control message so many are read."""
@@ -31,23 +34,32 @@ class Exclusion:
     excluded: dict[str, str] = field(default_factory=dict)
     """Excluded hosts and why they have no share."""
 
-    def reasons(self) -> dict[int, str]:
-        """Return why a rank has no share, by global rank, for the ranks of all excluded hosts."""
+    def reasons(self, members: Collection[int]) -> dict[int, str]:
+        """Return why a rank has no share, by global rank, for the ranks of all excluded hosts.
+
+        While all ``members`` are on excluded hosts it is empty, and they compute: somebody has to.
+        """
+        if not self._sharing(members):
+            return {}
         return {rank: self.excluded[host] for rank, host in sorted(self.hosts.items()) if host in self.excluded}
 
-    def form(self, hosts: Mapping[int, str]) -> str:
-        """Take in the host of each member of a new group, and return what there is to tell.
-
-        When only excluded hosts are left they compute again: somebody has to.
-        """
-        self.hosts |= hosts
-        present = set(hosts.values())
-        if not present <= self.excluded.keys():
+    def warning(self, members: Collection[int]) -> str:
+        """Return what a person should know of a new group; empty when all is as it was wished."""
+        if self._sharing(members):
             return ""
-        for host in present:
-            del self.excluded[host]
-        named = ", ".join(sorted(present))
-        return f"no other host is left: {named} {'computes' if len(present) == 1 else 'compute'} again"
+        named = sorted({self.hosts[rank] for rank in members})
+        verb = "computes" if len(named) == 1 else "compute"
+        return f"no other host is left: {', '.join(named)} {verb} although excluded"
+
+    def change(self, entry: Mapping[str, Any], balancer: Balancer, step: int) -> Decision:
+        """Do what an entry of the command log asks for, and return the new plan.
+
+        Raises:
+            NotChanged: it changes nothing.
+        """
+        host, by, members = str(entry["host"]), str(entry["by"]), balancer.members
+        reason = self.exclude(host, by, members) if entry["command"] == "exclude" else self.admit(host, by)
+        return balancer.exclude(self.reasons(members), step, reason)
 
     def exclude(self, host: str, by: str, members: Collection[int]) -> str:
         """Take a host out of the shares, and return the reason of the new plan.
@@ -63,8 +75,7 @@ class Exclusion:
         self._check_known("exclude", host)
         if host in self.excluded:
             raise NotChanged(f"{host} is excluded already", "info")
-        left = {self.hosts[rank] for rank in members} - self.excluded.keys() - {host}
-        if not left:
+        if self._sharing(members) <= {host}:
             raise NotChanged(f"cannot exclude {host}: no other host is left to compute", "error")
         self.excluded[host] = f"excluded{_by(by)}"
         return f"{host} excluded{_by(by)}"
@@ -80,6 +91,10 @@ class Exclusion:
             raise NotChanged(f"{host} is not excluded", "info")
         del self.excluded[host]
         return f"{host} admitted again{_by(by)}"
+
+    def _sharing(self, members: Collection[int]) -> set[str]:
+        """Return the hosts of members that are not excluded."""
+        return {self.hosts[rank] for rank in members} - self.excluded.keys()
 
     def _check_known(self, command: str, host: str) -> None:
         known = sorted(set(self.hosts.values()))

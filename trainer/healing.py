@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from trainer.group import Group
 from trainer.learner import LearnerProtocol
+from trainer.reduction import Row
 from trainer.state import Progress
 
 
@@ -44,3 +45,22 @@ def share_state(
     learner.load_tensors(received)
     learner.load_extra_state(told["extra"])
     return Progress.from_json(told["progress"]), told["balance"]
+
+
+def heal_drift(group: Group, learner: LearnerProtocol, rows: Sequence[Row]) -> str:
+    """Compare the parameters' checksums, make all members equal where they differ, and return what is to be told.
+
+    All members see the same rows, so all act alike.
+
+    Raises:
+        GroupBroken: a member is lost.
+    """
+    if len({(row.checksum_high, row.checksum_low) for row in rows}) == 1:
+        return ""
+    source = group.members[0]
+    tensors = learner.tensors()
+    for _, tensor in sorted(tensors.items()):
+        group.broadcast(tensor, source)
+    if group.rank != source:
+        learner.load_tensors(tensors)
+    return f"the ranks' parameters had drifted apart; all take those of rank {source}"

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from trainer.balance import Balancer, Decision, UnknownPolicy, make_policy
@@ -13,8 +14,9 @@ from trainer.data import BalancedSampler
 from trainer.errors import GroupBroken
 from trainer.events import Emitter, Epoch, Joined, Membership, Notice, Shares, Step
 from trainer.exchange_clock import ExchangeClock
+from trainer.exclusion import NotChanged
 from trainer.group import Group
-from trainer.healing import share_state
+from trainer.healing import heal_drift, share_state
 from trainer.learner import Computed, LearnerProtocol
 from trainer.link import Formation, Link
 from trainer.local_sgd import LocalSgd
@@ -43,6 +45,8 @@ class Wiring:
     emitter: Emitter
     learner: LearnerProtocol
     sampler: BalancedSampler
+    host: str
+    """Inventory name of this rank's host."""
     group: Group
     link: Link
     calibration: Calibration
@@ -138,7 +142,7 @@ class Loop:
             start = time.perf_counter()
             table = [list(pair) for pair in self._at.calibration.table]
             begun = self._balancer is not None
-            card = {"table": table, "begun": begun, "bytes_per_second": self._bytes_per_second}
+            card = {"table": table, "begun": begun, "bytes_per_second": self._bytes_per_second, "host": self._at.host}
             formation = self._at.group.form(self.progress.step, card, self._while_waiting)
             if self._at.rank in formation.joined:
                 self._at.emitter.emit(
@@ -193,6 +197,7 @@ class Loop:
     def _plan(self, formation: Formation, balance_state: Mapping[str, Any] | None) -> None:
         """Choose the reduction and the shares, from values that are the same on all members."""
         at, bytes_per_second = self._at, self._bytes_per_second
+        self.progress.exclusion.hosts |= {rank: str(card["host"]) for rank, card in formation.cards.items()}
         balancer, _ = self._make_balancer(formation, balance_state, 0.0)
         compute = at.sampler.global_batch / balancer.predicted_samples_per_second()
         reduction = at.choose_reduction(at.group, bytes_per_second, compute)
@@ -221,7 +226,10 @@ class Loop:
             assert balance_state is not None
             new = (new - {int(rank) for rank, _ in balance_state["tables"]}) | set(formation.joined)
         decision = balancer.change_members(
-            formation.members, {rank: tables[rank] for rank in sorted(new)}, self.progress.step
+            formation.members,
+            {rank: tables[rank] for rank in sorted(new)},
+            self.progress.step,
+            self.progress.exclusion.reasons(formation.members),
         )
         return balancer, decision
 
@@ -233,8 +241,13 @@ class Loop:
                 Membership, generation=formation.generation, members=formation.members, left=formation.left,
                 joined=formation.joined, pause=time.perf_counter() - self._last_end, reason=formation.reason,
             )  # fmt: skip
+        self._tell_warning(self.progress.exclusion.warning(formation.members))
         assert self._decision is not None
         self._tell_shares(self._decision, "start" if formation.generation == 0 else self._decision.reason)
+
+    def _tell_warning(self, text: str) -> None:
+        if text and self._is_speaker:
+            self._at.emitter.emit(Notice, level="warning", text=text, step=self.progress.step)
 
     def _tell_shares(self, decision: Decision, reason: str) -> None:
         world = range(self._at.world_size)
@@ -250,6 +263,7 @@ class Loop:
             reason=reason,
             predicted_samples_per_second=decision.predicted_samples_per_second,
             speeds=tuple(speed.get(rank, 0.0) for rank in world),
+            excluded=self._balancer.excluded,
         )
         self._tell_idle()
 
@@ -309,7 +323,7 @@ class Loop:
         if decision is not None and self._is_speaker:
             self._tell_shares(decision, decision.reason)
         if checking:
-            self._compare(rows)
+            self._tell_warning(heal_drift(at.group, at.learner, rows))
         if self._local is not None:
             self._local.count(computed.samples)
             if not self._local.is_due(self.progress.step) and self.progress.step < self.steps_total:
@@ -382,22 +396,6 @@ class Loop:
             accuracy=sums.correct / units,
         )  # fmt: skip
 
-    def _compare(self, rows: Sequence[Row]) -> None:
-        """Compare the parameters' checksums; all ranks see the same rows, so all act alike."""
-        if len({(row.checksum_high, row.checksum_low) for row in rows}) == 1:
-            return
-        source = self._at.group.members[0]
-        if self._is_speaker:
-            self._at.emitter.emit(
-                Notice, level="warning", step=self.progress.step,
-                text=f"the ranks' parameters had drifted apart; all take those of rank {source}",
-            )  # fmt: skip
-        tensors = self._at.learner.tensors()
-        for _, tensor in sorted(tensors.items()):
-            self._at.group.broadcast(tensor, source)
-        if self._at.rank != source:
-            self._at.learner.load_tensors(tensors)
-
     # ------------------------------------------------------------------ commands
 
     def _apply_commands(self, up_to: int) -> None:
@@ -426,7 +424,9 @@ class Loop:
                 if self._is_speaker:
                     self.save()
             case "policy":
-                self._change_policy(str(entry["policy"]))
+                self._change_plan(lambda balancer, step: balancer.change_policy(str(entry["policy"]), step))
+            case "exclude" | "admit":
+                self._change_plan(partial(self.progress.exclusion.change, entry))
         return False
 
     def _set_paused(self, paused: bool) -> None:
@@ -434,13 +434,15 @@ class Loop:
             self._at.emitter.emit(Notice, text="paused" if paused else "resumed", step=self.progress.step)
         self.progress.paused = paused
 
-    def _change_policy(self, name: str) -> None:
+    def _change_plan(self, change: Callable[[Balancer, int], Decision]) -> None:
+        """Plan as a person wants from the next step on; all members decide alike, also that it cannot be."""
         assert self._balancer is not None
         try:
-            decision = self._balancer.change_policy(name, self.progress.step)
-        except UnknownPolicy as error:
+            decision = change(self._balancer, self.progress.step)
+        except (UnknownPolicy, NotChanged) as error:
             if self._is_speaker:
-                self._at.emitter.emit(Notice, level="error", text=str(error), step=self.progress.step)
+                level = error.level if isinstance(error, NotChanged) else "error"
+                self._at.emitter.emit(Notice, level=level, text=str(error), step=self.progress.step)
             return
         if self._is_speaker:
             self._tell_shares(decision, decision.reason)

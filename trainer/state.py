@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from trainer.exclusion import Exclusion
+
 
 @dataclass(slots=True)
 class EpochSums:
@@ -34,10 +36,12 @@ class Progress:
     paused: bool = False
     stopping: bool = False
     epoch: EpochSums = field(default_factory=EpochSums)
+    exclusion: Exclusion = field(default_factory=Exclusion)
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON values; NaN becomes ``null``."""
         values = asdict(self)
+        values["exclusion"] = self.exclusion.to_json()
         values["loss"] = None if math.isnan(self.loss) else self.loss
         return values
 
@@ -57,4 +61,5 @@ class Progress:
             paused=bool(values["paused"]),
             stopping=bool(values["stopping"]),
             epoch=EpochSums(**values["epoch"]),
+            exclusion=Exclusion.from_json(values.get("exclusion", {})),
         )

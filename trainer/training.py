@@ -20,6 +20,7 @@ from trainer.data import BalancedSampler
 from trainer.environment import RankEnvironment
 from trainer.errors import CheckpointError, CoordinatorLost, StartError
 from trainer.events import Calibrated, Checkpoint, Done, Emitter, Notice
+from trainer.exclusion import Exclusion
 from trainer.group import Group
 from trainer.learner import Learner, LearnerProtocol
 from trainer.link import Link, RunOver
@@ -146,6 +147,7 @@ class Training:
             sampler=self._sampler,
             group=self._group(),
             link=self._link,
+            host=self._place.host.host,
             calibration=calibration,
             measure_link=self._measure_link,
             choose_reduction=self._choose_reduction,
@@ -272,8 +274,10 @@ class Training:
             raise CheckpointError(f"{saved.path} does not fit the model: {error}") from error
         self._learner.load_extra_state(saved.extra)
         self._emitter.emit(Checkpoint, action="restored", path=str(saved.path), step=saved.progress.step)
-        # The commands and the pause of the earlier run are not this run's.
-        progress = dataclasses.replace(saved.progress, applied_commands=0, paused=False, stopping=False)
+        # The commands, the pause and the exclusions of the earlier run are not this run's.
+        progress = dataclasses.replace(
+            saved.progress, applied_commands=0, paused=False, stopping=False, exclusion=Exclusion()
+        )
         return progress, saved.balance_state
 
     # ------------------------------------------------------------------ control
@@ -293,6 +297,9 @@ class Training:
                 self._emitter.emit(Notice, text=text)
             elif command.name == "policy":
                 self._link.command(command.file, {"command": "policy", "policy": command.policy})
+            elif command.name in ("exclude", "admit"):
+                entry = {"command": command.name, "host": command.host, "by": command.by}
+                self._link.command(command.file, entry)
             elif command.name != "go":
                 self._link.command(command.file, {"command": command.name})
 

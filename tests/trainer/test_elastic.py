@@ -174,3 +174,49 @@ def test_a_rank_lost_while_all_are_paused(tmp_path: Path) -> None:
         run.send("stop")
         assert run.wait() == [0, 0, 137]
         assert {event.state for event in run.of(Done)} == {"stopped"}
+
+
+def test_an_excluded_host_computes_nothing_whatever_happens_and_leaves_no_trace_in_the_losses(
+    tmp_path: Path, expected: dict[int, float]
+) -> None:
+    with cluster(tmp_path) as run:
+        run.start([1, 1, 1], [*OPTIONS, "--checkpoint-every", "1"], speeds=SPEEDS)
+        run.wait_for(lambda: len(run.of(Step, 1)) >= 3)
+        for rank in (0, 2):
+            run.send("simulate", hosts=[rank], samples_per_second=SLOW)
+        run.send("exclude", hosts=[2], host="host1", by="anna")
+        run.wait_for(lambda: run.of(Shares)[-1].reason == "host1 excluded by anna")
+        plan = run.of(Shares)[-1]
+        assert (plan.excluded, plan.shares[1], sum(plan.shares)) == ((1,), 0, 60)
+        run.wait_for(lambda: run.of(Step, 1)[-1].step > plan.step)
+        assert {step.share for step in run.of(Step, 1) if step.step >= plan.step} == {0}
+        assert 0 not in {step.share for step in run.of(Step, 1) if step.step < plan.step}
+
+        run.send("policy", policy="equal")
+        run.wait_for(lambda: run.of(Shares)[-1].shares == (30, 0, 30))
+        run.send("policy", policy="dynamic")
+        run.send("exclude", host="host0")
+        run.send("exclude", host="host2")
+        run.wait_for(lambda: any("cannot exclude host2" in event.text for event in run.of(Notice)))
+        run.send("admit", host="host0", by="bert")
+        run.wait_for(lambda: run.of(Shares)[-1].reason == "host0 admitted again by bert")
+
+        run.kill(1)
+        run.wait_for(lambda: any(event.joined == (1,) for event in run.of(Membership)))
+        run.wait_for(lambda: len(run.of(Hello, 1)) == 2 and run.of(Step, 1)[-1].step > run.of(Shares)[-1].step)
+        assert (run.of(Shares)[-1].excluded, run.of(Step, 1)[-1].share) == ((1,), 0)
+
+        run.send("stop")
+        assert run.wait() == [0, 0, 0]
+        stopped_at = run.of(Done)[0].steps
+        assert stopped_at < 100
+        assert_once_each(run, stopped_at)
+        first = losses(run)
+    for message in tmp_path.glob("control*/*.json"):
+        message.unlink()
+    with cluster(tmp_path) as again:
+        again.start([1, 1, 1], [*OPTIONS, "--resume"], speeds=SPEEDS)
+        assert again.wait() == [0, 0, 0]
+        assert (again.of(Shares)[0].excluded, again.of(Shares)[0].shares.count(0)) == ((), 0)
+        assert sorted(losses(again)) == list(range(stopped_at, 100))
+        assert_same_curve(first | losses(again), expected)

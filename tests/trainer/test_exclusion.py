@@ -11,6 +11,7 @@ from trainer.exclusion import Exclusion, NotChanged
 from trainer.plan import PlanError, TimeTable
 
 SPEEDS = (256.0, 180.0, 45.0, 40.0)
+ALL = (0, 1, 2, 3)
 ANNA = {1: "excluded by anna"}
 
 
@@ -78,40 +79,41 @@ def test_somebody_has_to_compute() -> None:
 
 
 def of_three_hosts() -> Exclusion:
-    exclusion = Exclusion()
-    assert exclusion.form({0: "h1", 1: "h2", 2: "h2", 3: "h3"}) == ""
-    return exclusion
+    return Exclusion(hosts={0: "h1", 1: "h2", 2: "h2", 3: "h3"})
 
 
 def test_a_host_goes_with_all_its_ranks_and_comes_back() -> None:
     exclusion = of_three_hosts()
-    assert exclusion.exclude("h2", "anna", (0, 1, 2, 3)) == "h2 excluded by anna"
-    assert exclusion.reasons() == {1: "excluded by anna", 2: "excluded by anna"}
+    assert exclusion.exclude("h2", "anna", ALL) == "h2 excluded by anna"
+    assert exclusion.reasons(ALL) == {1: "excluded by anna", 2: "excluded by anna"}
     with pytest.raises(NotChanged, match=r"^h2 is excluded already$"):
-        exclusion.exclude("h2", "bert", (0, 1, 2, 3))
+        exclusion.exclude("h2", "bert", ALL)
     assert Exclusion.from_json(json.loads(json.dumps(exclusion.to_json()))) == exclusion
     assert exclusion.admit("h2", "") == "h2 admitted again"
-    assert exclusion.reasons() == {}
+    assert exclusion.reasons(ALL) == {}
     with pytest.raises(NotChanged, match=r"^h2 is not excluded$"):
         exclusion.admit("h2", "")
 
 
 def test_the_last_host_and_an_unknown_one_are_refused() -> None:
     exclusion = of_three_hosts()
-    exclusion.exclude("h1", "", (0, 1, 2, 3))
+    exclusion.exclude("h1", "", ALL)
     with pytest.raises(NotChanged, match=r"^cannot exclude h2: no other host is left") as caught:
         exclusion.exclude("h2", "", (0, 1, 2))
     assert caught.value.level == "error"
     with pytest.raises(NotChanged, match=r"^cannot exclude 'h9': the ranks are on h1, h2, h3$"):
-        exclusion.exclude("h9", "", (0, 1, 2, 3))
+        exclusion.exclude("h9", "", ALL)
     with pytest.raises(NotChanged, match=r"^cannot admit 'h9'"):
         exclusion.admit("h9", "")
 
 
-def test_when_all_others_are_lost_the_excluded_compute_again() -> None:
+def test_while_all_others_are_lost_the_excluded_compute() -> None:
     exclusion = of_three_hosts()
-    exclusion.exclude("h2", "", (0, 1, 2, 3))
-    exclusion.exclude("h3", "", (0, 1, 2, 3))
-    assert exclusion.form({0: "h1", 1: "h2", 3: "h3"}) == ""
-    assert exclusion.form({1: "h2", 2: "h2"}) == "no other host is left: h2 computes again"
-    assert exclusion.reasons() == {3: "excluded"}
+    exclusion.exclude("h2", "", ALL)
+    exclusion.exclude("h3", "", ALL)
+    assert exclusion.warning((0, 1, 3)) == ""
+    assert exclusion.reasons((0, 1, 3)) == dict.fromkeys((1, 2, 3), "excluded")
+    assert exclusion.warning((1, 2, 3)) == "no other host is left: h2, h3 compute although excluded"
+    assert exclusion.reasons((1, 2, 3)) == {}
+    assert exclusion.admit("h2", "anna") == "h2 admitted again by anna"
+    assert exclusion.reasons((1, 2, 3)) == {3: "excluded"}
