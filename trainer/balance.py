@@ -27,6 +27,7 @@ from difflib import get_close_matches
 from typing import Any, Final
 
 from trainer.drift import SpeedEstimate, TypicalSeconds
+from trainer.hysteresis import Hysteresis
 from trainer.plan import (
     PlanError,
     TimeTable,
@@ -41,13 +42,6 @@ from trainer.plan import (
 POLICIES: Final = ("equal", "static", "proportional", "dynamic", "hybrid")
 ADAPTIVE: Final = frozenset({"dynamic", "hybrid"})
 
-SMALLEST_GAIN: Final = 0.03
-"""A new plan must promise a step this much shorter."""
-SMALLEST_GAIN_LATER: Final = 0.015
-"""The same once the plan has held for ``SETTLED`` steps."""
-RESTRAINT: Final = 1.0
-"""Every change within the last ``SETTLED`` steps raises the gain that the next one must promise by this part."""
-SETTLED: Final = 100
 FEWEST_READINGS: Final = 3
 """No rank's speed is trusted with fewer readings than this."""
 FIRST_PROBE: Final = 100
@@ -133,8 +127,7 @@ class Balancer:
         self._members = tuple(sorted(tables))
         self._observed = 0
         self._planned_at = 0
-        self._changes: list[int] = []
-        """Observations after which the plan was changed lately."""
+        self._hysteresis = Hysteresis()
         self._probing: int | None = None
         self._probe_at: dict[int, int] = {}
         self._probe_interval: dict[int, int] = {}
@@ -300,7 +293,7 @@ class Balancer:
             "shares": list(self._shares),
             "observed": self._observed,
             "planned_at": self._planned_at,
-            "changes": list(self._changes),
+            "changes": self._hysteresis.changes,
             "probing": self._probing,
             "probe_at": sorted(self._probe_at.items()),
             "probe_interval": sorted(self._probe_interval.items()),
@@ -320,7 +313,7 @@ class Balancer:
         self._shares = tuple(state["shares"])
         self._observed = state["observed"]
         self._planned_at = state["planned_at"]
-        self._changes = list(state["changes"])
+        self._hysteresis = Hysteresis(state["changes"])
         self._probing = state["probing"]
         self._probe_at = dict(state["probe_at"])
         self._probe_interval = dict(state["probe_interval"])
@@ -418,12 +411,9 @@ class Balancer:
         tables, sharing = self._planning_tables(), set(self._sharing)
         times = [table.seconds(share) for table, share in zip(tables, self._shares, strict=True)]
         now = max(times) + self._communication(self._shares)
-        self._changes = [at for at in self._changes if self._observed - at < SETTLED]
-        settled = self._observed - self._planned_at >= SETTLED
         slowest = self._members[times.index(max(times))]
         certain = _confidence(len(active)) * self._estimates[slowest].error
-        smallest = SMALLEST_GAIN * (1 + RESTRAINT * len(self._changes))
-        required = max(SMALLEST_GAIN_LATER if settled else smallest, certain)
+        required = max(self._hysteresis.required(self._observed, self._planned_at), certain)
         by_rank = zip(self._members, tables, strict=True)
         speeds = (table.samples_per_second for rank, table in by_rank if rank in sharing)
         shortest = self.global_batch / math.fsum(speeds) + self._communication((1,))
@@ -434,7 +424,7 @@ class Balancer:
         if plan[0] == self._shares or gain <= required:
             return None
         self._adopt(plan)
-        self._changes.append(self._observed)
+        self._hysteresis.changed(self._observed)
         which = (
             f"{'rank' if len(changed) == 1 else 'ranks'} {', '.join(map(str, changed))} changed speed"
             if changed

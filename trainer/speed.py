@@ -15,6 +15,13 @@ BUDGET_SECONDS: Final = 4.0
 REJOIN_BUDGET_SECONDS: Final = 1.0
 """The same for a rank that joins a running job: until then the others work without it."""
 REPEATS: Final = 3
+"""Timed calls a size on an accelerator."""
+CPU_WINDOW: Final = 1 / 12
+"""Part of the budget for which a processor is timed at each size, without a break. A container's processor time is
+dealt out in periods of 10 to 100 ms: a small piece that is over within one looks several times as quick as it is."""
+CPU_STRIDE: Final = 2
+"""Of every so many micro-batches one is tried on a processor, so that a slow one gets to the large ones, which are the
+quickest, within its budget."""
 SLOWER: Final = 0.9
 """Growing the micro-batch stops when the speed falls below this part of the best."""
 
@@ -62,7 +69,7 @@ def calibrate(
     simulated_samples_per_second: float = math.inf,
     budget: float = BUDGET_SECONDS,
 ) -> Calibration:
-    """Measure ``run(micro_batch)``: one warm-up and up to three timed calls a size, within ``budget`` seconds in all.
+    """Measure ``run(micro_batch)``: one warm-up and some timed calls a size, within ``budget`` seconds in all.
 
     A simulated rank is not measured more slowly: its times are raised to what it will be held down to in training.
 
@@ -70,15 +77,15 @@ def calibrate(
         MemoryError: not even the smallest micro-batch fits.
     """
     deadline = time.perf_counter() + budget
+    window = budget * CPU_WINDOW if device == "cpu" else 0.0
     table: list[tuple[int, float]] = []
     memory: list[tuple[int, int]] = []
     too_large = 0
     best = 0.0
-    for size in candidates:
-        if table and time.perf_counter() + 2 * table[-1][1] * size / table[-1][0] > deadline:
-            break
+    size: int | None = candidates[0]
+    while size is not None:
         try:
-            seconds, used = _measure(run, size, device, deadline)
+            seconds, used = _measure(run, size, device, deadline, window)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -91,12 +98,13 @@ def calibrate(
             break
         if size / seconds < SLOWER * best:
             # Slower than a smaller one: the size, or something else that ran at the same time? Ask again.
-            seconds = min(seconds, _measure(run, size, device, deadline)[0])
+            seconds = min(seconds, _measure(run, size, device, deadline, window)[0])
         table.append((size, seconds))
         memory.append((size, used))
         best = max(best, size / seconds)
         if size / seconds < SLOWER * best:
             break
+        size = _next_size(candidates, table[-1], CPU_STRIDE if device == "cpu" else 1, deadline)
     simulated = tuple((size, max(seconds, size / simulated_samples_per_second)) for size, seconds in table)
     return Calibration(simulated, _bytes_per_sample(memory), too_large)
 
@@ -117,19 +125,33 @@ def synchronize(device: str) -> None:
         torch.mps.synchronize()
 
 
-def _measure(run: Callable[[int], None], size: int, device: str, deadline: float) -> tuple[float, int]:
+def _next_size(candidates: Sequence[int], measured: tuple[int, float], stride: int, deadline: float) -> int | None:
+    """Return the micro-batch to try next: the largest within ``stride`` that the time left allows to run twice."""
+    size, seconds = measured
+    left = deadline - time.perf_counter()
+    ahead = [candidate for candidate in candidates if candidate > size][:stride]
+    return max((candidate for candidate in ahead if 2 * seconds * candidate / size <= left), default=None)
+
+
+def _measure(run: Callable[[int], None], size: int, device: str, deadline: float, window: float) -> tuple[float, int]:
+    """Return the seconds and the accelerator memory of one call; on a processor the mean over a window of time."""
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
     run(size)
     synchronize(device)
     durations: list[float] = []
-    while not durations or (len(durations) < REPEATS and time.perf_counter() + durations[-1] < deadline):
+    began = time.perf_counter()
+    while True:
         start = time.perf_counter()
         run(size)
         synchronize(device)
-        durations.append(time.perf_counter() - start)
+        now = time.perf_counter()
+        durations.append(now - start)
+        is_enough = now - began >= window if window else len(durations) >= REPEATS
+        if is_enough or now + durations[-1] >= deadline:
+            break
     used = torch.cuda.max_memory_allocated() if device.startswith("cuda") else 0
-    return statistics.median(durations), used
+    return statistics.mean(durations) if window else statistics.median(durations), used
 
 
 def _release(device: str) -> None:

@@ -10,7 +10,11 @@ import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
+
+ALIKE: Final = 0.97
+"""Micro-batches whose speed is this part of the best are taken for equally quick, and the largest of them is used: the
+difference is noise more often than not, and a small piece that was lucky once costs much in every step."""
 
 
 class PlanError(ValueError):
@@ -114,7 +118,8 @@ class TimeTable:
             at_limit = _interpolate(sizes, times, limit)
             kept = bisect_right(sizes, limit - 1)
             sizes, times = [*sizes[:kept], limit], [*times[:kept], at_limit]
-        best = max(range(len(sizes)), key=lambda index: (sizes[index] / times[index], index))
+        speeds = [size / seconds for size, seconds in zip(sizes, times, strict=True)]
+        best = max(index for index, speed in enumerate(speeds) if speed >= ALIKE * max(speeds))
         return cls(tuple(sizes), tuple(times), overhead=overhead, max_micro_batch=sizes[-1], best=best)
 
     @classmethod
