@@ -119,6 +119,8 @@ class ImageBars(LineView, can_focus=True):
                 line.add(f" · {told.seconds_left:.0f} s left", self.tone("dim"))
         why = clean((told.detail if told else "") or host.why, 300)
         moved = f", {size_text(host.bytes_to_move)}" if host.bytes_to_move and not there else ""
+        if host.warning and told is None:
+            why = f"{why}. Warning: {clean(host.warning, 300)}"
         if width - line.width > 8:
             line.add(fit(f"  {host.method}{moved}: {why}", width - line.width), self.tone("dim"))
         return line.strip(width)

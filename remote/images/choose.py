@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 from remote.images.model import THIS_MACHINE, HostImagePlan, ImagePlan, ImageState, KnownImage
@@ -56,7 +57,7 @@ def make_image_plan(
                 method,
                 sources,
                 _builder(state, states, labels, on_each=build_on_each),
-                on_each=build_on_each,
+                own_build=_own_build(state, states, labels) if build_on_each else None,
             )
             for state in states
         )
@@ -82,6 +83,28 @@ def _builder(state: ImageState, states: Sequence[ImageState], labels: Mapping[st
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _OwnBuild:
+    """A host that builds for itself."""
+
+    is_current: bool
+    """What it has was built from what there is now."""
+    warning: str
+
+
+def _own_build(state: ImageState, states: Sequence[ImageState], labels: Mapping[str, str]) -> _OwnBuild | None:
+    if state.ref not in labels or state.problem:
+        return None
+    kind = (state.ref, state.architecture)
+    others = [each.host for each in states if each is not state and (each.ref, each.architecture) == kind]
+    warning = (
+        f"two builds rarely make the same layers, and {', '.join(others)} builds its own {state.ref} too: the check "
+        'same-image then blocks the launch; build_on = "one" builds once and sends it'
+    )
+    is_current = state.image is not None and state.image.build_label == labels[state.ref]
+    return _OwnBuild(is_current, warning if others else "")
+
+
 _Key = tuple[str, str]
 
 
@@ -105,7 +128,12 @@ def _rank(state: ImageState, among: Sequence[ImageState], master: str) -> tuple[
 
 
 def _choose(
-    state: ImageState, method: ImageMethod, sources: Mapping[_Key, ImageState], builder: str, *, on_each: bool
+    state: ImageState,
+    method: ImageMethod,
+    sources: Mapping[_Key, ImageState],
+    builder: str,
+    *,
+    own_build: _OwnBuild | None,
 ) -> HostImagePlan:
     if not state.uses_containers:
         return HostImagePlan(state.host, state.ref, "none", "runtime is process")
@@ -120,8 +148,11 @@ def _choose(
         reference = source.image if source is not None else None
         same = reference is not None and reference.layers == state.image.layers
         if method == "present" or same or (reference is None and not builder):
-            return HostImagePlan(state.host, state.ref, "present", "the host has it", bytes_free=state.free_bytes)
+            return _present(state, "the host has it")
     replaced = _replaced(state, source, wrong=wrong)
+    if own_build is not None and own_build.is_current and method == "build":
+        why = "the host has its own build of what there is now"
+        return replace(_present(state, why), warning=own_build.warning)
     match method:
         case "present":
             return _impossible(
@@ -132,15 +163,15 @@ def _choose(
         case "registry":
             return _registry(state, f"image.method is registry{replaced}")
         case "build":
-            if builder and source is not None and not on_each:
+            if builder and source is not None and own_build is None:
                 return _send(state, source, sources, replaced)
-            return _build(state, builder, f"image.method is build{replaced}")
+            return _build(state, builder, f"image.method is build{replaced}", own_build)
         case "send":
             return _send(state, source, sources, replaced)
     if source is not None and not parse_reference(state.ref).is_pinned:
         return _send(state, source, sources, replaced)
     if builder:
-        return _build(state, builder, f"no host has what the build context makes{replaced}")
+        return _build(state, builder, f"no host has what the build context makes{replaced}", own_build)
     if wrong and not _from_registry(state.ref):
         return _no_source(state, sources)
     return _registry(state, f"no host has it for {wanted or 'this processor'}{replaced}")
@@ -168,7 +199,11 @@ def _registry(state: ImageState, why: str) -> HostImagePlan:
     return HostImagePlan(state.host, state.ref, "registry", why, bytes_free=state.free_bytes)
 
 
-def _build(state: ImageState, builder: str, why: str) -> HostImagePlan:
+def _present(state: ImageState, why: str) -> HostImagePlan:
+    return HostImagePlan(state.host, state.ref, "present", why, bytes_free=state.free_bytes)
+
+
+def _build(state: ImageState, builder: str, why: str, own_build: _OwnBuild | None) -> HostImagePlan:
     if not builder:
         return _impossible(
             state,
@@ -176,7 +211,10 @@ def _build(state: ImageState, builder: str, why: str) -> HostImagePlan:
             'set context = "." under [image], a folder with a Dockerfile',
         )
     built = f"{why}; built on {builder}" if builder != state.host else why
-    return HostImagePlan(state.host, state.ref, "build", built, source=builder, bytes_free=state.free_bytes)
+    warning = own_build.warning if own_build is not None else ""
+    return HostImagePlan(
+        state.host, state.ref, "build", built, source=builder, bytes_free=state.free_bytes, warning=warning
+    )
 
 
 def _no_source(state: ImageState, sources: Mapping[_Key, ImageState]) -> HostImagePlan:
@@ -249,6 +287,8 @@ def render_image_plan(plan: ImagePlan) -> str:
         moved = "" if each.bytes_to_move is None else f" · about {each.bytes_to_move / 1e6:,.1f} MB to move"
         free = f" · {_gigabytes(each.bytes_free)} free" if each.bytes_free and each.bytes_to_move is not None else ""
         lines.append(f"{each.host:<{width}}  {each.method:<10}  {each.ref}  {each.why}{moved}{free}")
+        if each.warning:
+            lines.append(f"{'':<{width}}  warning: {each.warning}")
         if each.next_step:
             lines.append(f"{'':<{width}}  → {each.next_step}")
     return "\n".join(lines)

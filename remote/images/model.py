@@ -69,6 +69,8 @@ class HostImagePlan:
     bytes_free: int = 0
     next_step: str = ""
     """What a person can do where it is impossible."""
+    warning: str = ""
+    """What may go wrong later although there is a way."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,6 +83,23 @@ def test_a_build_context_wins_over_what_was_built_from_something_else() -> None:
     assert [(each.method, each.source) for each in plans] == [("present", ""), ("build", "pi")]
 
 
+def test_builds_on_every_host_are_warned_about_and_not_repeated() -> None:
+    builds = {REF: "label-2"}
+    on_each = {"builds": builds, "build_on_each": True}
+    plans = _plans(_state("a"), _state("b"), _state("pi", architecture="arm64"), method="build", **on_each)
+    assert [(each.method, each.source) for each in plans] == [("build", "a"), ("build", "b"), ("build", "pi")]
+    assert "b builds its own" in plans[0].warning
+    assert 'build_on = "one"' in plans[1].warning
+    assert plans[2].warning == "", "nobody else builds for its processor"
+    shown = render_image_plan(make_image_plan([_state("a"), _state("b")], method="build", master="a", **on_each))  # type: ignore[arg-type]
+    assert shown.count("warning: two builds rarely") == 2
+
+    built = [replace(IMAGE, build_label="label-2"), replace(OTHER, build_label="label-2")]
+    plans = _plans(_state("a", built[0]), _state("b", built[1]), method="build", **on_each)
+    assert [each.method for each in plans] == ["present", "present"]
+    assert "same-image" in plans[1].warning
+
+
 def test_a_digest_can_only_come_from_a_registry() -> None:
     pinned = f"app@sha256:{'0' * 64}"
     states = [replace(_state("a", IMAGE), ref=pinned), replace(_state("b"), ref=pinned)]
