@@ -196,7 +196,7 @@ def links_of(matrix: PairMatrix | None) -> Links:
     """Return the connections as the network probe found them.
 
     Both ends of a pair measured each direction once; the quicker reading counts, for each is what the connection
-    carried at the least while all pairs talked at once.
+    carried at the least.
     """
     if matrix is None:
         return Links({}, source="the network has not been probed")
@@ -212,7 +212,7 @@ def links_of(matrix: PairMatrix | None) -> Links:
         if link.round_trip:
             for pair in ((source, target), (target, source)):
                 round_trips[pair] = min(round_trips.get(pair, math.inf), link.round_trip)
-    return Links(rates, round_trips, "network probe of this checklist, all pairs at once")
+    return Links(rates, round_trips, "network probe of this checklist, one pair at a time")
 
 
 def modes_of(inventory: Inventory) -> tuple[Mode, ...]:

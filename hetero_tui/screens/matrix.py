@@ -130,6 +130,6 @@ def _figures(link: PairLink) -> list[str | tuple[str, str]]:
     there, back = mbit(link.sent_bytes_per_second), mbit(link.received_bytes_per_second)
     return [
         f"round trip {milliseconds(link.round_trip)}\n",
-        f"rate      {there} Mbit/s there, {back} back, while all pairs talk at once",
+        f"rate      {there} Mbit/s there, {back} back, one pair at a time",
         (" – slow\n", "$text-warning") if slow else "\n",
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import secrets
 import shlex
 import time
@@ -90,8 +91,11 @@ class Dialled:
 
 
 def script() -> str:
-    """The text of the probe."""
-    return files("remote").joinpath("scripts", "probe.py").read_text(encoding="utf-8")
+    """The text of the probe: its two files as one, for there is nothing to import from where it runs."""
+    scripts = files("remote").joinpath("scripts")
+    line = scripts.joinpath("probe_line.py").read_text(encoding="utf-8")
+    text = scripts.joinpath("probe.py").read_text(encoding="utf-8")
+    return re.sub(r"^from remote\.scripts\.probe_line import .*$", lambda _: line, text, count=1, flags=re.MULTILINE)
 
 
 async def probe_network(context: CheckContext, hosts: tuple[str, ...]) -> NetworkReport:
@@ -233,6 +237,8 @@ def configuration(job: Job, place: Place, places: Sequence[Place], clock_offset:
         "until": job.until + clock_offset,
         "least": min(LEAST_WINDOW, job.timings.dial),
         "patience": job.timings.lookup,
+        "loaded": [DATA],
+        "enough": job.timings.enough(len(places)),
         **_durations(job.timings),
     }
 
@@ -250,6 +256,7 @@ def _durations(timings: ProbeTimings) -> dict[str, float | int]:
         "connect": timings.connect,
         "stall": timings.stall,
         "transfer": timings.transfer,
+        "load": timings.load,
         "payload": timings.payload,
     }
 
@@ -366,6 +373,7 @@ def pair_link(source: Place, target: Place, dialled: Dialled, bound: tuple[int, 
         round_trip=_number(outcome.get("round_trip")),
         sent_bytes_per_second=_number(outcome.get("sent")),
         received_bytes_per_second=_number(outcome.get("received")),
+        moved_bytes=None if (moved := _number(outcome.get("moved"))) is None else int(moved),
         seen_as=str(outcome.get("seen") or "")[:100],
         error=None if not error else LinkError(error) if error in tuple(LinkError) else LinkError.CLOSED,
         detail=str(outcome.get("detail") or "")[:400],

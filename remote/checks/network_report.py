@@ -40,17 +40,26 @@ class ProbeTimings:
     """Without a single byte until a connection counts as stalled."""
     transfer: float = 20.0
     """The whole exchange of data over one connection; on a link too slow for that the rate is taken so far."""
+    load: float = 5.0
+    """How much longer than the dialling hosts take turns at exchanging data; then the rest do it all at once."""
     start: float = 20.0
     """Until the probe must have started on a host."""
     lookup: float = 3.0
     """How long the probe waits for the name server at its end."""
-    payload: int = 1 << 20
-    """Bytes sent each way between every ordered pair."""
+    payload: int = 10_000_000
+    """Bytes sent each way between every ordered pair, unless ``enough`` time has passed before."""
+
+    def enough(self, hosts: int) -> float:
+        """Seconds one way after which a rate counts as known.
+
+        A host takes part in two exchanges with each other host, both ways each: together they fill ``load``.
+        """
+        return min(1.0, max(0.05, self.load / (4 * max(1, hosts - 1))))
 
     @property
     def limit(self) -> float:
         """Seconds after which a probe that has not ended is given up."""
-        return self.start + self.dial + self.connect + 2 * self.transfer + self.linger + 2 * self.lookup
+        return self.start + self.dial + self.load + self.connect + 2 * self.transfer + self.linger + 2 * self.lookup
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +74,11 @@ class PairLink:
     round_trip: float | None = None
     """Seconds of the smallest message there and back; None when it failed."""
     sent_bytes_per_second: float | None = None
-    """Rate from source to target while all pairs talk at once."""
+    """Rate from source to target while no other pair that is tried uses either host."""
     received_bytes_per_second: float | None = None
-    """Rate from target to source while all pairs talk at once."""
+    """Rate from target to source, likewise."""
+    moved_bytes: int | None = None
+    """How much arrived each way, the smaller of both; None when one way was too slow to end."""
     seen_as: str = ""
     """Source address the target saw."""
     error: LinkError | None = None

@@ -1,6 +1,7 @@
 """Listens and dials where the ranks of one host will run, and prints what happened as one line of JSON.
 
-Sent over standard input or as ``-c`` to the host or into the job's image. Standard library only, Python 3.6 or newer.
+Sent over standard input to the host or as a file into the job's image, with ``probe_line.py`` in the place of its
+import. Standard library only, Python 3.6 or newer.
 The only argument is a JSON object; ``remote/checks/network_probe.py`` writes it and documents its fields. Only peers
 that know the run's token are answered.
 """
@@ -11,6 +12,7 @@ import errno
 import json
 import os
 import platform
+import random
 import socket
 import struct
 import sys
@@ -18,119 +20,25 @@ import threading
 import time
 from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
+from remote.scripts.probe_line import Closed, Line, Stopped, Stranger, Turns, hold
+
 PINGS = 3
-CHUNK = 1 << 14
+ROUND_TRIPS = 20
+MOST_SECONDS = 2.0
 RETRY_SECONDS = 0.15
-MAX_HEADER = 4096
+ASK, YES, NO = b"?", b"y", b"n"
 MAX_WINDOW = 60.0
 SIOCGIFADDR = {"Linux": 0x8915, "Darwin": 0xC0206921}
 DISTURBING = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "CUDA_VISIBLE_DEVICES")
 DISTURBING_PREFIXES = ("MASTER_", "NCCL_", "GLOO_", "TORCH_DISTRIBUTED_", "TORCH_NCCL_")
 
 
-class Stranger(Exception):
-    """Whoever answered is not this run's probe."""
-
-
-class Stopped(Exception):
-    """Data stopped, or the time was over, after ``count`` bytes."""
-
-    def __init__(self, count: int, why: str) -> None:
-        super().__init__(f"{count} bytes arrived, then {why}")
-        self.count = count
-        self.why = why
-
-
-class Closed(Exception):
-    """The peer closed the connection in the middle."""
-
-
-class Line:
-    """One connection, given up after ``stall`` seconds without a byte, or ``transfer`` seconds altogether."""
-
-    def __init__(self, connection: socket.socket, stall: float, transfer: float) -> None:
-        self.connection = connection
-        self.stall = stall
-        self.deadline = time.monotonic() + transfer
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-    def step(self, move: Callable[[Any], Any], what: Any, done: int) -> Any:
-        """Send or receive some bytes; ``done`` have been moved before."""
-        left = self.deadline - time.monotonic()
-        if left <= 0:
-            raise Stopped(done, "the time was over")
-        self.connection.settimeout(min(left, self.stall))
-        try:
-            return move(what)
-        except socket.timeout:
-            raise Stopped(done, "the time was over" if left < self.stall else f"none for {self.stall:g} s") from None
-        except OSError as error:
-            raise Closed(str(error)) from None
-
-    def send(self, data: bytes) -> None:
-        done = 0
-        while done < len(data):
-            done += self.step(self.connection.send, data[done : done + CHUNK], done)
-
-    def receive(self, count: int) -> bytes:
-        data = b""
-        while len(data) < count:
-            part = self.step(self.connection.recv, min(count - len(data), CHUNK), len(data))
-            if not part:
-                raise Closed(f"the peer closed after {len(data)} of {count} bytes")
-            data += part
-        return data
-
-    def push(self, count: int) -> None:
-        """Send ``count`` bytes and wait until the peer has told of each chunk: what is in buffers has not arrived."""
-        told = 0
-        try:
-            self.send(bytes(count))
-            while told < count:
-                self.receive(1)
-                told += CHUNK
-        except Stopped as stopped:
-            raise Stopped(told + CHUNK * self.waiting(), stopped.why) from None
-
-    def waiting(self) -> int:
-        """Return how many bytes have come in and have not been read."""
-        self.connection.setblocking(False)
-        try:
-            return len(self.connection.recv(CHUNK))
-        except OSError:
-            return 0
-
-    def pull(self, count: int) -> None:
-        """Receive ``count`` bytes and tell the peer of each chunk."""
-        for done in range(0, count, CHUNK):
-            try:
-                self.receive(min(CHUNK, count - done))
-            except Stopped as stopped:
-                raise Stopped(done + stopped.count, stopped.why) from None
-            self.send(b"k")
-
-    def send_header(self, header: Dict[str, Any]) -> None:
-        data = json.dumps(header).encode()
-        self.send(struct.pack("!I", len(data)) + data)
-
-    def receive_header(self) -> Dict[str, Any]:
-        (size,) = struct.unpack("!I", self.receive(4))
-        if size > MAX_HEADER:
-            raise Stranger("answered with something else")
-        try:
-            header = json.loads(self.receive(size).decode("utf-8", "replace"))
-        except ValueError:
-            raise Stranger("answered with something else") from None
-        if not isinstance(header, dict):
-            raise Stranger("answered with something else")
-        return header
-
-
 class Listener:
     """Answers this run's diallers on every port it could bind."""
 
-    def __init__(self, config: Dict[str, Any]) -> None:
+    def __init__(self, config: Dict[str, Any], turns: Turns) -> None:
         self.config = config
+        self.turns = turns
         self.sockets: List[socket.socket] = []
         self.lock = threading.Lock()
         self.served: Set[Tuple[str, str]] = set()
@@ -169,7 +77,7 @@ class Listener:
             with self.lock:
                 self.serving += 1
             try:
-                self.answer(line, address)
+                self.answer(line, address, str(header.get("kind")))
             finally:
                 with self.lock:
                     self.serving -= 1
@@ -182,12 +90,28 @@ class Listener:
             self.served.add((str(header.get("from")), str(header.get("kind"))))
         self.changed.set()
 
-    def answer(self, line: Line, address: Tuple[Any, ...]) -> None:
+    def answer(self, line: Line, address: Tuple[Any, ...], kind: str) -> None:
         line.send_header({"token": self.config["token"], "name": self.config["name"], "seen": address[0]})
         for _ in range(PINGS):
             line.send(line.receive(1))
-        line.pull(self.config["payload"])
-        line.push(self.config["payload"])
+        if kind not in self.config["loaded"]:
+            return
+        turn = None
+        while turn is None:
+            patience = max(self.turns.end - time.monotonic(), 0) + 2 * self.config["transfer"]
+            line.allow(patience, patience)
+            asked, enough = struct.unpack("!cd", line.receive(9))
+            if asked != ASK:
+                raise Stranger("asked for something else")
+            enough = enough if 0 <= enough <= MOST_SECONDS else MOST_SECONDS
+            turn = self.turns.take(hold(enough), wait=False)
+            line.send(NO if turn is None else YES)
+        try:
+            line.allow(2 * self.config["stall"], 2 * self.config["transfer"])
+            line.pull()
+            line.push(self.config["payload"], enough)
+        finally:
+            self.turns.give_back(turn)
 
     def wait(self, until: float, grace: float) -> None:
         """Wait until everybody expected was served, or nobody is being served any more after ``until``."""
@@ -210,8 +134,9 @@ class Listener:
 class Dialler:
     """Dials one peer until it answers or the time is over."""
 
-    def __init__(self, config: Dict[str, Any], peer: Dict[str, Any], until: float) -> None:
+    def __init__(self, config: Dict[str, Any], peer: Dict[str, Any], until: float, turns: Turns) -> None:
         self.config = config
+        self.turns = turns
         self.peer = peer
         self.until = until
         self.attempts: Dict[str, Dict[str, Any]] = {}
@@ -262,7 +187,6 @@ class Dialler:
             connection.close()
 
     def exchange(self, line: Line) -> Dict[str, Any]:
-        payload = self.config["payload"]
         try:
             line.send_header({"token": self.config["token"], "from": self.config["name"], "kind": self.peer["kind"]})
             answer = line.receive_header()
@@ -273,14 +197,43 @@ class Dialler:
         outcome = {"seen": answer.get("seen")}  # type: Dict[str, Any]
         try:
             outcome["round_trip"] = min(self.ping(line) for _ in range(PINGS))
-            outcome["sent"], is_complete = self.rate(line.push, payload)
-            if is_complete:
-                outcome["received"], _ = self.rate(line.pull, payload)
+            if self.peer["kind"] in self.config["loaded"]:
+                self.load(line, outcome)
         except Stopped as error:
             outcome.update({"error": "stalled", "detail": str(error)})
         except Closed as error:
             outcome.update({"error": "closed", "detail": str(error)})
         return outcome
+
+    def load(self, line: Line, outcome: Dict[str, Any]) -> None:
+        """Send data there and have as much sent back, when both hosts have time for it."""
+        # A rate is known only when a connection has had the round trips it takes to come up to speed.
+        enough = max(self.config["enough"], min(ROUND_TRIPS * outcome["round_trip"], MOST_SECONDS))
+        turn = self.own_and_other_turn(line, enough)
+        try:
+            line.allow(self.config["stall"], self.config["transfer"])
+            outcome["sent"], there, is_complete = self.rate(lambda: line.push(self.config["payload"], enough))
+            if is_complete:
+                outcome["received"], back, _ = self.rate(line.pull)
+                outcome["moved"] = min(there, back)
+        finally:
+            self.turns.give_back(turn)
+
+    def own_and_other_turn(self, line: Line, enough: float) -> object:
+        pause = RETRY_SECONDS / 8
+        while True:
+            turn = self.turns.take(hold(enough), wait=True)
+            try:
+                line.allow(self.config["stall"], self.config["transfer"])
+                line.send(struct.pack("!cd", ASK, enough))
+                if line.receive(1) == YES:
+                    mine, turn = turn, None
+                    return mine
+            finally:
+                if turn is not None:
+                    self.turns.give_back(turn)
+            time.sleep(pause * (0.5 + random.random()))  # noqa: S311  only so that two do not ask in step
+            pause = min(pause * 1.5, 2 * RETRY_SECONDS)
 
     def ping(self, line: Line) -> float:
         began = time.perf_counter()
@@ -288,19 +241,19 @@ class Dialler:
         line.receive(1)
         return time.perf_counter() - began
 
-    def rate(self, move: Callable[[int], None], payload: int) -> Tuple[float, bool]:
-        """Return bytes a second, and whether all of ``payload`` was moved.
+    def rate(self, move: Callable[[], int]) -> Tuple[float, int, bool]:
+        """Return bytes a second, how many arrived, and whether the other end is ready for more.
 
         A slow or lossy path moves a part of it; one that swallows full-size packets moves nothing, ever.
         """
         began = time.perf_counter()
         try:
-            move(payload)
+            count, is_complete = move(), True
         except Stopped as stopped:
             if not stopped.count:
                 raise
-            return stopped.count / max(time.perf_counter() - began, 1e-9), False
-        return payload / max(time.perf_counter() - began, 1e-9), True
+            count, is_complete = stopped.count, False
+        return count / max(time.perf_counter() - began, 1e-9), count, is_complete
 
 
 class Timed:
@@ -405,7 +358,8 @@ def main() -> None:
     if config.get("until"):
         window = min(max(config["until"] - started, config["least"]), MAX_WINDOW)
     until = time.monotonic() + window
-    listener = Listener(config)
+    turns = Turns(until + config["load"])
+    listener = Listener(config, turns)
     binds = []
     for port in config["ports"]:
         binds.append(listener.bind(port))
@@ -416,13 +370,13 @@ def main() -> None:
 
     reverse = Timed(lambda: list(socket.gethostbyaddr(config["reverse"]))) if config["reverse"] else None
     names = Timed(own_addresses)
-    diallers = [Dialler(config, peer, until) for peer in config["peers"]]
+    diallers = [Dialler(config, peer, until, turns) for peer in config["peers"]]
     for dialler in diallers:
         start(dialler.run)
-    grace = config["connect"] + config["transfer"]
+    grace = config["connect"] + config["load"] + config["transfer"]
     for dialler in diallers:
         dialler.done.wait(max(until + grace - time.monotonic(), 0))
-    listener.wait(until + config["linger"], config["transfer"])
+    listener.wait(until + config["linger"], config["load"] + config["transfer"])
     for timed in (reverse, names):
         if timed is not None:
             timed.done.wait(config["patience"])

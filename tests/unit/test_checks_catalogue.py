@@ -67,6 +67,7 @@ def test_the_probe_is_python_3_6() -> None:
         "json",
         "os",
         "platform",
+        "random",
         "resource",
         "socket",
         "struct",

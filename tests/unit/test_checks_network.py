@@ -443,15 +443,30 @@ def test_a_pair_that_was_not_tried_is_unknown_with_the_reason() -> None:
 def test_a_stall_is_not_a_closed_port_but_a_packet_that_is_too_big() -> None:
     stalled = broken(LinkError.STALLED, detail="0 of 1048576 bytes arrived in time")
     assert judged(report(stalled), "b").verdict is Verdict.OK
-    finding = packets_finding(replace(FACTS, mtu=1500), [stalled], 1 << 20)
+    finding = packets_finding(replace(FACTS, mtu=1500), [stalled])
     assert finding.verdict is Verdict.FAIL
     assert finding.fix is not None
     assert finding.fix.commands == ("sudo ip link set dev eth0 mtu 1280",)
 
 
 def test_packets_that_arrive_are_ok_and_none_at_all_is_unknown() -> None:
-    assert packets_finding(FACTS, [LINK], 1 << 20).verdict is Verdict.OK
-    assert packets_finding(FACTS, [], 1 << 20).verdict is Verdict.UNKNOWN
+    assert packets_finding(FACTS, [LINK]).verdict is Verdict.OK
+    assert packets_finding(FACTS, []).verdict is Verdict.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("moved", "said"), [(10_010_624, "10 MB there"), (3_145_728, "3.1 MB there"), (None, "a part of the data")]
+)
+def test_how_much_arrived_is_said_as_it_was(moved: int | None, said: str) -> None:
+    whole = replace(LINK, source="c", moved_bytes=20_000_000)
+    assert packets_finding(FACTS, [replace(LINK, moved_bytes=moved), whole] if moved else [LINK]).reason.startswith(
+        said
+    )
+
+
+@pytest.mark.parametrize(("hosts", "seconds"), [(1, 1.0), (2, 1.0), (3, 0.625), (16, 5 / 60), (64, 0.05), (256, 0.05)])
+def test_the_time_of_one_exchange_shrinks_with_the_number_of_hosts(hosts: int, seconds: float) -> None:
+    assert ProbeTimings().enough(hosts) == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize(
