@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Annotated, Any
@@ -52,6 +51,8 @@ def metrics_port(given: list[int] | None) -> int | None:
 
 def run_coroutine(command: Coroutine[Any, Any, int]) -> int:
     """Run a command to its exit code; interrupted, it has ended what it began."""
+    import asyncio  # a fifth of what --help waits for, without it
+
     try:
         return asyncio.run(command)
     except KeyboardInterrupt:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 from hetero_tui import exit_codes
 from hetero_tui.app import HeteroApp
 from hetero_tui.cluster_session import ClusterSession
-from hetero_tui.metrics import metrics_server
 from hetero_tui.settings import Settings, load_settings
 from remote.inventory import load_inventory
 
@@ -39,7 +39,11 @@ async def _open(
 ) -> int:
     app = HeteroApp(session, readonly=readonly, ascii_only=ascii_only, settings=settings)
     try:
-        async with metrics_server(session, metrics, simulated=session.simulated):
+        async with AsyncExitStack() as stack:
+            if metrics is not None:
+                from hetero_tui.metrics import metrics_server
+
+                await stack.enter_async_context(metrics_server(session, metrics, simulated=session.simulated))
             await app.run_async()
     finally:
         await session.close()

@@ -7,31 +7,19 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from hetero_tui import prediction_report
-from remote.checks.context import CheckContext
-from remote.checks.model import Fix
-from remote.checks.network_report import PairMatrix
 from remote.errors import PlanError, RemoteError
-from remote.facts import Facts
 from remote.fixes import FixOutcome, FixPlan, plan_fix, run_fix
-from remote.inventory import Inventory
-from remote.plan import LaunchPlan
-from remote.prediction import HostSpeed, Job, Prediction, predict
-from remote.run_dir import RunDir
-from remote.speeds import (
-    NotMeasured,
-    known_speeds,
-    links_of,
-    modes_of,
-    read_speeds,
-    speeds_file,
-    speeds_of_runs,
-    write_speeds,
-)
-from trainer.time_table import PlanError as NoShares
 
 if TYPE_CHECKING:
+    from remote.checks.context import CheckContext
+    from remote.checks.model import Fix
+    from remote.checks.network_report import PairMatrix
+    from remote.facts import Facts
     from remote.hosts import Hosts
+    from remote.inventory import Inventory
+    from remote.plan import LaunchPlan
+    from remote.prediction import HostSpeed, Prediction
+    from remote.run_dir import RunDir
 
 
 class PreflightProtocol(Protocol):
@@ -74,6 +62,8 @@ class PreflightProtocol(Protocol):
 
 class Preflight:
     """Satisfies ``PreflightProtocol`` for a real cluster."""
+
+    # The first screen has one of these long before it predicts anything, so what predicts is imported by who asks.
 
     def __init__(
         self,
@@ -128,6 +118,10 @@ class Preflight:
         return outcome
 
     async def predict(self) -> Prediction:
+        from remote.prediction import Job, predict
+        from remote.speeds import NotMeasured, links_of, modes_of
+        from trainer.time_table import PlanError as NoShares
+
         plan = self._plan()
         training = self._inventory.training
         job = Job(plan.global_batch, plan.policy, training.communication, modes_of(self._inventory))
@@ -141,17 +135,22 @@ class Preflight:
         return self.newest
 
     def _speeds(self, plan: LaunchPlan) -> tuple[tuple[HostSpeed, ...], tuple[str, ...]]:
+        from remote.speeds import known_speeds, read_speeds, speeds_file, speeds_of_runs
+
         stored = read_speeds(speeds_file(self._experiments, plan.cluster))
         return known_speeds(self._inventory, plan, (stored, speeds_of_runs(self._experiments, plan)))
 
     async def keep(self, run_dir: RunDir) -> None:
         """Store the prediction beside the run it is for, or why there is none."""
+        from hetero_tui import prediction_report
+
         prediction, missing = await prediction_report.try_predict(self.predict)
         told = prediction_report.document(prediction) if prediction else prediction_report.missing_document(missing)
         run_dir.write_json(prediction_report.PREDICTION_FILE, told)
 
     async def measure(self, report: Callable[[str, str], None]) -> Mapping[str, RemoteError]:
         from remote.measure import measure_hosts
+        from remote.speeds import speeds_file, write_speeds
 
         plan = self._plan()
         measured, failed = await measure_hosts(self._context(), self._inventory, plan, report)
