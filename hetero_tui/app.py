@@ -320,7 +320,7 @@ class HeteroApp(App[int]):
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Offer only what makes sense now; nothing that changes a host with ``readonly``."""
         if action == "run":
-            return self.control.offers(str(parameters[0]))
+            return self.control.offers(str(parameters[0]), self.cursor_host)
         if action in ("review_plan", "launch"):
             return not self.readonly and not self.control.active
         if action == "show_monitor":
@@ -329,8 +329,7 @@ class HeteroApp(App[int]):
 
     def action_run(self, action: str) -> None:
         """Do something to the run, such as ``pause_run``."""
-        monitor = self._monitor()
-        self.control.perform(action, "" if monitor is None else monitor.cursor_host)
+        self.control.perform(action, self.cursor_host)
 
     # Getting around
 
@@ -349,6 +348,12 @@ class HeteroApp(App[int]):
             self.switch_screen(MonitorScreen(self.session))
         else:
             self.push_screen(MonitorScreen(self.session))
+
+    @property
+    def cursor_host(self) -> str:
+        """Host of the rank under the monitor's cursor; empty elsewhere."""
+        monitor = self._monitor()
+        return "" if monitor is None else monitor.cursor_host
 
     def _monitor(self) -> MonitorScreen | None:
         """Return the monitor where it is in front."""

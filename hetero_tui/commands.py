@@ -26,6 +26,14 @@ ACTIONS: Final = (
     ("checkpoint", "Write a checkpoint now", "After the current step"),
     ("stop_run", "Stop the run", "Ends training on every host, after a question"),
 )
+HOST_ACTIONS: Final = (
+    (
+        "exclude_host",
+        "Exclude",
+        "It computes nothing until it is admitted again, after a question with what that costs",
+    ),
+    ("admit_host", "Admit", "It gets a share again from the next step on"),
+)
 
 
 class RunCommands(Provider):
@@ -40,6 +48,9 @@ class RunCommands(Provider):
         for host in app.session.inventory.hosts:
             yield f"Ranks of host {host.name}", "The overview with this host only", partial(app.show_host, host.name)
             yield f"Log of host {host.name}", "Lines of this host", partial(app.show_log, None, host.name)
+            for action, title, about in HOST_ACTIONS:
+                if app.control.offers(action, host.name):
+                    yield f"{title} host {host.name}", about, partial(app.control.perform, action, host.name)
         for rank in app.session.store.ranks:
             view = app.session.store.rank_view(rank)
             yield f"Log of rank {rank} on {view.host}", "Lines of this rank", partial(app.show_log, rank)

@@ -67,6 +67,11 @@ class WhatIf:
     """Of the predicted throughput with all hosts, as a fraction: -0.1 is ten percent less."""
     shares: Mapping[int, int]
 
+    @property
+    def cost(self) -> float:
+        """Predicted samples/s that the host contributes; negative where the others are quicker without it."""
+        return -self.samples_per_second * self.change / (1 + self.change)
+
 
 def own_seconds(view: RankView) -> float:
     """Return the seconds of a step that are the rank's own: waiting for data, and computing."""

@@ -40,6 +40,7 @@ class RankRecord:
         self.process_id = 0
         self.planned_share: int | None = None
         self.planned_speed = 0.0
+        self.excluded = False
         self.last_share = 0
         self.step = 0
         self.window = StepWindow()
@@ -177,7 +178,7 @@ class RankRecord:
         if self.state not in _LIVE or age is None:
             return self.state, age
         if self.planned_share == 0:
-            return RankState.SPARE, age
+            return RankState.EXCLUDED if self.excluded else RankState.SPARE, age
         if paused:
             return RankState.PAUSED, age
         quiet = max(QUIET_SECONDS, QUIET_STEPS * step_seconds)

@@ -1,20 +1,23 @@
-"""What a person can do to a run: pause, resume, checkpoint, another policy, another simulated speed, stop."""
+"""What a person can do to a run: pause, resume, checkpoint, policy, hosts out and in, simulated speeds, stop."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from hetero_tui.exclusion import excluded_hosts, exclusion_message, refusal
 from hetero_tui.messages import OperationFailed
 from hetero_tui.screens.dialogs import Choice
-from hetero_tui.screens.questions import policy_options, speed_options, stop_question, ways_on
+from hetero_tui.screens.questions import exclude_question, policy_options, speed_options, stop_question, ways_on
 from hetero_tui.session import LaunchProgress, ResumableSession
 from hetero_tui.views import RunState
 
 if TYPE_CHECKING:
     from hetero_tui.app import HeteroApp
 
-RUN_ACTIONS = frozenset({"pause_run", "resume_run", "slow_host", "policy", "checkpoint", "stop_run"})
+RUN_ACTIONS = frozenset(
+    {"pause_run", "resume_run", "slow_host", "policy", "checkpoint", "exclude_host", "admit_host", "stop_run"}
+)
 
 
 class RunControl:
@@ -28,11 +31,17 @@ class RunControl:
         """A run is being watched and has not ended."""
         return self._app.watching and not self._app.session.store.cluster_view().state.ended
 
-    def offers(self, action: str) -> bool:
-        """Tell whether the action makes sense now; nothing does with ``readonly``."""
+    def offers(self, action: str, host: str = "") -> bool:
+        """Tell whether the action makes sense now; nothing does with ``readonly``.
+
+        ``host`` is the one that would be excluded or admitted.
+        """
         if self._app.readonly or not self.active:
             return False
         session = self._app.session
+        if action in ("exclude_host", "admit_host"):
+            is_excluded = host in excluded_hosts(session.store.rank_views())
+            return bool(host) and is_excluded == (action == "admit_host")
         paused = session.store.cluster_view().state is RunState.PAUSED
         wanted = {"pause_run": not paused, "resume_run": paused, "slow_host": session.simulated}
         return wanted.get(action, True)
@@ -50,6 +59,11 @@ class RunControl:
                 self._choose_policy()
             case "slow_host":
                 self._choose_speed(host)
+            case "exclude_host":
+                self._ask_exclude(host)
+            case "admit_host":
+                done = f"{host} gets a share again from the next step on"
+                self._send(exclusion_message("admit", host), done)
             case "stop_run":
                 self._app.push_screen(stop_question(self._app.session), self._stop_answered)
             case _:
@@ -84,6 +98,19 @@ class RunControl:
             return
         self._app.action_show_checklist()
         self._app.action_review_plan()
+
+    def _ask_exclude(self, host: str) -> None:
+        session = self._app.session
+        if refused := refusal(session.store.rank_views(), host):
+            self._app.notify(refused, severity="warning", markup=False)
+            return
+
+        def answered(yes: bool | None) -> None:
+            if yes:
+                done = f"{host} computes nothing from the next step on"
+                self._send(exclusion_message("exclude", host), done)
+
+        self._app.push_screen(exclude_question(session, host), answered)
 
     def _choose_policy(self) -> None:
         def chosen(policy: str | None) -> None:

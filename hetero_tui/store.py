@@ -298,10 +298,12 @@ class Store:
             self._paused_since = None
 
     def _feed_shares(self, host: str, event: Shares) -> None:
+        excluded = frozenset(event.excluded[:MAX_RANKS])
         for rank, share in enumerate(event.shares[:MAX_RANKS]):
             record = self._ranks.get(rank)
             if record is not None:
                 record.planned_share = sane_samples(share)
+                record.excluded = rank in excluded
                 record.planned_speed = sane_speed(event.speeds[rank]) if rank < len(event.speeds) else 0.0
         reason = clean(event.reason, 400)
         self._shares.append(
@@ -313,6 +315,7 @@ class Store:
                 reason,
                 event.predicted_samples_per_second,
                 event.speeds[:MAX_RANKS],
+                event.excluded[:MAX_RANKS],
             )
         )
         shown = "/".join(str(share) for share in event.shares[:16]) + ("/…" if len(event.shares) > 16 else "")

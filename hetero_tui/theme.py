@@ -60,6 +60,7 @@ UNICODE: Final = Glyphs(
         RankState.STALLED: "!",
         RankState.NO_DATA: "?",
         RankState.SPARE: "–",
+        RankState.EXCLUDED: "⊘",
         RankState.FAILED: "✖",
         RankState.FINISHED: "✔",
         RankState.STOPPED: "■",
@@ -109,6 +110,7 @@ ASCII: Final = Glyphs(
         RankState.STALLED: "!",
         RankState.NO_DATA: "?",
         RankState.SPARE: "-",
+        RankState.EXCLUDED: "/",
         RankState.FAILED: "x",
         RankState.FINISHED: "+",
         RankState.STOPPED: "#",
@@ -162,6 +164,7 @@ RANK_TONES: Final[Mapping[RankState, str]] = {
     RankState.STALLED: "warn",
     RankState.NO_DATA: "warn",
     RankState.SPARE: "dim",
+    RankState.EXCLUDED: "warn",
     RankState.FAILED: "fail",
     RankState.FINISHED: "ok",
     RankState.STOPPED: "dim",
@@ -184,7 +187,8 @@ _TO_ASCII: Final = str.maketrans(
         "█": "#", "▓": "%", "▒": "+", "░": ".", "▁": "_", "▂": "_", "▃": "_", "▄": "_", "▅": "#", "▆": "#", "▇": "#",
         "▔": "-", "▀": "-", "▊": "|", "▋": "|", "▍": "|", "▉": "#", "┌": "+", "┐": "+", "└": "+", "┘": "+", "├": "+",
         "┤": "+", "┬": "+", "┴": "+", "┼": "+", "╭": "+", "╮": "+", "╯": "+", "╰": "+", "÷": "/", "×": "x", "•": "*",
-        "⭘": "o", "⏎": "<", "⌫": "<", "η": "n", "≥": ">", "≤": "<", "°": " ", "′": "'", "“": '"', "”": '"', "’": "'",
+        "⭘": "o", "⏎": "<", "⌫": "<", "η": "n", "≥": ">", "≤": "<", "°": " ", "⊘": "/",
+        "′": "'", "“": '"', "”": '"', "’": "'",
     }
 )  # fmt: skip
 

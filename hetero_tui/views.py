@@ -24,6 +24,8 @@ class RankState(StrEnum):
     NO_DATA = "no data"
     """Nothing has come from the rank for a long time."""
     SPARE = "spare"
+    EXCLUDED = "excluded"
+    """A spare because a person took its host out of the shares."""
     FAILED = "failed"
     FINISHED = "finished"
     STOPPED = "stopped"
@@ -210,6 +212,8 @@ class SharesRecord:
     reason: str
     predicted_samples_per_second: float
     speeds: tuple[float, ...]
+    excluded: tuple[int, ...] = ()
+    """Ranks whose host a person has excluded."""
 
 
 @dataclass(frozen=True, slots=True)

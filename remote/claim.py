@@ -25,13 +25,17 @@ ABANDONED_SECONDS: Final = 600.0
 """What was created longer ago and never started was given up: its launcher is gone."""
 
 
+def this_account() -> str:
+    """Return the name of the account that runs this program."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # an account without a name
+        return "?"
+
+
 def this_master() -> str:
     """Return who launches from here, as ``account@machine``."""
-    try:
-        account = getpass.getuser()
-    except (KeyError, OSError):  # an account without a name
-        account = "?"
-    return f"{account}@{socket.gethostname()}"
+    return f"{this_account()}@{socket.gethostname()}"
 
 
 def signed(plan: LaunchPlan, by: str) -> LaunchPlan:

@@ -15,7 +15,7 @@ from textual.widgets import ContentSwitcher, Footer
 from hetero_tui.formats import percent, rate
 from hetero_tui.messages import RankChosen
 from hetero_tui.screens.base import LiveScreen
-from hetero_tui.views import EFFICIENCY_DEFINITION, RunState
+from hetero_tui.views import EFFICIENCY_DEFINITION, RankState, RunState
 from hetero_tui.widgets.charts_pane import ChartsPane
 from hetero_tui.widgets.diagnosis_lines import StragglerLines, WhatIfTable
 from hetero_tui.widgets.failure_lines import FailureLines
@@ -86,6 +86,7 @@ class MonitorScreen(LiveScreen):
     TITLE = "Monitor"
     HELP = (
         "1 to 5 change the tab. Space pauses the screen, never the training. p pauses the training. "
+        "e excludes the host under the cursor, or admits it again: an excluded host computes nothing and stays ready. "
         "Quitting never stops training."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -99,6 +100,8 @@ class MonitorScreen(LiveScreen):
         Binding("p", "app.run('resume_run')", "Resume", id="monitor.resume"),
         Binding("s", "app.run('slow_host')", "Slow", id="monitor.slow"),
         Binding("b", "app.run('policy')", "Policy", id="monitor.policy"),
+        Binding("e", "app.run('exclude_host')", "Exclude host", show=False, id="monitor.exclude"),
+        Binding("e", "app.run('admit_host')", "Admit", id="monitor.admit"),
         Binding("c", "app.run('checkpoint')", "Checkpoint", show=False, id="monitor.checkpoint"),
         Binding("x", "app.run('stop_run')", "Stop", id="monitor.stop"),
         Binding("C", "checklist", "Checklist", id="monitor.checklist_after"),
@@ -108,7 +111,7 @@ class MonitorScreen(LiveScreen):
     def __init__(self, session: SessionProtocol) -> None:
         super().__init__(session)
         self._failures = 0
-        self._state: RunState | None = None
+        self._footer_follows: tuple[RunState, bool] | None = None
 
     def compose(self) -> ComposeResult:
         """Header, figures, tabs, footer."""
@@ -229,12 +232,14 @@ class MonitorScreen(LiveScreen):
         self.pull()
 
     def tick(self) -> None:
-        """Also tell of new failures and keep the footer true to the state of the run."""
+        """Also tell of new failures and keep the footer true to the state of the run and of the cursor's rank."""
         super().tick()
         store = self.session.store
-        state = store.cluster_view().state
-        if state is not self._state:
-            self._state = state
+        rank = self.query_one(RankTable).cursor_rank
+        is_excluded = rank is not None and store.rank_view(rank).state is RankState.EXCLUDED
+        follows = (store.cluster_view().state, is_excluded)
+        if follows != self._footer_follows:
+            self._footer_follows = follows
             self.refresh_bindings()
         failures = store.failures
         if len(failures) > self._failures:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from hetero_tui.checklist import Place
+from hetero_tui.exclusion import cost_text
 from hetero_tui.formats import rate
 from hetero_tui.screens.dialogs import Confirm
 from hetero_tui.views import FailureRecord
@@ -59,6 +60,19 @@ def stop_question(session: SessionProtocol) -> Confirm:
         "A checkpoint is written first where the run can still do so. Other runs are not touched."
     )
     return Confirm(f"Stop run {session.run_id}?", text, yes="Stop the run", danger=True)
+
+
+def exclude_question(session: SessionProtocol, host: str) -> Confirm:
+    """Name the host that will compute nothing, and what that costs."""
+    views = session.store.rank_views()
+    ranks = [str(view.rank) for view in views if view.host == host]
+    named = f"{'Rank' if len(ranks) == 1 else 'Ranks'} {', '.join(ranks[:16])}{', …' if len(ranks) > 16 else ''}"
+    text = (
+        f"{named} on {host} will get no samples from the next step on; the other hosts take them over.\n\n"
+        f"{cost_text(views, session.store.cluster_view(), host)}\n\n"
+        "It stays in the group as a warm spare and can be admitted again at any step."
+    )
+    return Confirm(f"Exclude {host}?", text, yes=f"Exclude {host}", danger=True)
 
 
 def ways_on(*, failed: bool, gone: Collection[str], kept: Mapping[str, str]) -> list[tuple[str, str]]:

@@ -160,6 +160,7 @@ class FakeSession:
         self.shares = self.even_shares()
         self.emitters = [Emitter(rank, self._writer(rank), self._event_time) for rank in range(len(self.fake_hosts))]
         self.paused = False
+        self.excluded: frozenset[int] = frozenset()
         self.event_seconds = START
 
     @property
@@ -306,7 +307,14 @@ class FakeSession:
         self.emitters[0].emit(
             Shares, step=self.step, shares=tuple(self.shares), policy="dynamic", reason=reason,
             predicted_samples_per_second=0.95 * sum(self.speeds), speeds=tuple(self.speeds),
+            excluded=tuple(sorted(self.excluded)),
         )  # fmt: skip
+
+    def exclude(self, host: str, *, admit: bool, by: str) -> None:
+        """Share out by speed without the excluded hosts."""
+        rank = [each.name for each in self.fake_hosts].index(host)
+        self.excluded = self.excluded - {rank} if admit else self.excluded | {rank}
+        self.balance(f"{host} {'admitted again' if admit else 'excluded'} by {by}")
 
     def even_shares(self) -> list[int]:
         world = len(self.fake_hosts)
@@ -314,10 +322,13 @@ class FakeSession:
 
     def balance(self, reason: str) -> None:
         """Share out by speed."""
-        total = sum(self.speeds)
-        self.shares = [math.floor(self.global_batch * speed / total) for speed in self.speeds]
-        for index in range(self.global_batch - sum(self.shares)):
-            self.shares[index] += 1
+        sharing = [rank for rank in range(len(self.speeds)) if rank not in self.excluded]
+        total = sum(self.speeds[rank] for rank in sharing)
+        self.shares = [0] * len(self.speeds)
+        for rank in sharing:
+            self.shares[rank] = math.floor(self.global_batch * self.speeds[rank] / total)
+        for rank in sharing[: self.global_batch - sum(self.shares)]:
+            self.shares[rank] += 1
         self.tell_shares(reason)
 
     def steps(self, count: int) -> None:
@@ -409,6 +420,8 @@ class FakeSession:
             case "pause" | "resume" as command:
                 self.paused = command == "pause"
                 self.emitters[0].emit(Notice, text="paused" if self.paused else "resumed", step=self.step)
+            case "exclude" | "admit" as command:
+                self.exclude(str(message["host"]), admit=command == "admit", by=str(message["by"]))
             case "simulate" if hosts:
                 for rank, host in enumerate(self.fake_hosts):
                     if host.name in hosts:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 from textual.pilot import Pilot
 
 from hetero_tui.app import HeteroApp
+from hetero_tui.commands import RunCommands
 from hetero_tui.screens.checklist import ChecklistScreen
 from hetero_tui.screens.dialogs import Choice, Confirm, ErrorDialog
 from hetero_tui.screens.help import HelpScreen
@@ -269,6 +270,51 @@ async def test_what_a_person_can_do_to_a_run() -> None:
         await pilot.press("down", "enter")
         slow = ({"command": "simulate", "samples_per_second": 22.5}, frozenset({"laptop"}))
         await until(pilot, lambda: session.controls[-1] == slow)
+
+
+async def test_a_host_is_excluded_after_a_question_with_its_cost_and_admitted_without_one() -> None:
+    session = make()
+    async with monitoring(session) as (app, pilot, screen):
+        assert screen.cursor_host == "gaming-pc"
+        await pilot.press("down", "e")
+        await until(pilot, lambda: isinstance(app.screen, Confirm))
+        await shows(pilot, "Exclude workstation?", "Rank 1 on workstation", "Predicted: it costs", "warm spare")
+        await pilot.press("n")
+        await pilot.press("e", "y")
+        await until(pilot, lambda: len(session.controls) == 1)
+        message, hosts = session.controls[0]
+        assert (message["command"], message["host"], hosts) == ("exclude", "workstation", None)
+        assert message["by"]
+        session.steps(1)
+        await shows(pilot, "⊘ excluded", "Admit", "workstation excluded by")
+        await pilot.press("e")
+        await until(pilot, lambda: len(session.controls) == 2)
+        assert session.controls[1][0]["command"] == "admit"
+        session.steps(1)
+        await until(pilot, lambda: "⊘ excluded" not in text(app))
+
+
+async def test_the_last_host_that_computes_is_not_excluded(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = make()
+    async with monitoring(session) as (app, pilot, _screen):
+        for host in ("workstation", "laptop", "old-server"):
+            session.exclude(host, admit=False, by="anna")
+        session.steps(1)
+        assert {title for title, *_ in _entries(app)} >= {"Exclude host gaming-pc", "Admit host laptop"}
+        told: list[str] = []
+        monkeypatch.setattr(app, "notify", lambda text, **_options: told.append(text))
+        await pilot.press("e")
+        await until(pilot, lambda: told == ["gaming-pc cannot be excluded: no other host is left to compute"])
+        assert not isinstance(app.screen, Confirm)
+        assert session.controls == []
+        app.readonly = True
+        assert not [title for title, *_ in _entries(app) if title.startswith(("Exclude", "Admit"))]
+        await pilot.press("down", "e")
+        assert session.controls == []
+
+
+def _entries(app: HeteroApp) -> list[tuple[str, str, Callable[[], object]]]:
+    return list(RunCommands(app.screen)._entries())
 
 
 async def test_stopping_names_its_target_and_asks() -> None:

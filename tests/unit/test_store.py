@@ -292,6 +292,11 @@ def test_a_rank_without_a_share_is_a_spare(feed: Feeder) -> None:
     feed(Shares, step=1, shares=(8, 0))
     feed.step(1, [8, 0], [0.5, 0.0])
     assert feed.store.rank_view(1).state is RankState.SPARE
+    feed(Shares, step=2, shares=(8, 0), excluded=(1,), reason="host1 excluded by anna")
+    assert feed.store.rank_view(1).state is RankState.EXCLUDED
+    assert feed.store.shares_history[-1].excluded == (1,)
+    feed(Shares, step=3, shares=(4, 4), reason="host1 admitted again")
+    assert feed.store.rank_view(1).state is RankState.WAITING
 
 
 def test_shares_are_kept_with_their_reason(feed: Feeder) -> None:
