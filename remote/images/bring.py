@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 from remote.errors import ConnectError, ConnectionDropped, ImageError, RemoteError
 from remote.images.model import HostImagePlan, ImagePlan, ImageProgress, Report
+from remote.images.neighbours import THIS, Fan, relay
+from remote.images.packing import Packer
 from remote.images.places import Places
 from remote.images.read import read_image
 from remote.images.registry_pull import pull_from_registry
@@ -26,6 +28,8 @@ class Brought:
     """Host → why it has no image."""
     moved: dict[str, int] = field(default_factory=dict)
     """Host → bytes that were sent to it from here."""
+    served: dict[str, str] = field(default_factory=dict)
+    """Host → which other host served it instead."""
 
     def check(self) -> None:
         """Return when every host has its image.
@@ -53,6 +57,8 @@ class Bringing:
         self._reads: dict[tuple[str, str], asyncio.Task[StoredImage]] = {}
         self._builds: dict[tuple[str, str], asyncio.Future[None]] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._packer = Packer(store)
+        self._fans: dict[tuple[str, str], Fan] = {}
         self._result = Brought()
 
     async def run(self, only: Collection[str] | None = None) -> Brought:
@@ -68,6 +74,9 @@ class Bringing:
             await asyncio.gather(*self._tasks.values(), return_exceptions=True)
         finally:
             await _end([*self._tasks.values(), *self._reads.values(), *self._builds.values()])
+            await self._packer.close()
+            for fan in self._fans.values():
+                await fan.close()
         for name, task in self._tasks.items():
             if task.cancelled():
                 self._fail(name, ImageError("cancelled", host=name, next_step="start it again when you want it"))
@@ -115,7 +124,42 @@ class Bringing:
                 read_image(self._places, source, plan.ref, self._store, self._read_report(source, plan.ref))
             )
         image = await asyncio.shield(self._reads[key])
-        delivery = Delivery(self._places, plan.host, plan.ref, image, self._store, self._report)
+        fan = self._fan(key)
+        server, well = await fan.server(plan.host), False
+        try:
+            if server == THIS or not await self._served_by(server, plan, image):
+                await self._deliver(plan, image)
+            well = True
+        finally:
+            fan.served(server, plan.host, well=well)
+
+    def _fan(self, key: tuple[str, str]) -> Fan:
+        """Return who serves whom with an image: all hosts that get most of it from the same source."""
+        if key not in self._fans:
+            hosts = [
+                each.host
+                for each in self.plan.missing
+                if (each.source, each.ref) == key
+                and each.host in self._tasks
+                and each.wants_most
+                and each.host != key[0]
+            ]
+            self._fans[key] = Fan(self._places, tuple(hosts))
+        return self._fans[key]
+
+    async def _served_by(self, server: str, plan: HostImagePlan, image: StoredImage) -> bool:
+        """Let another host serve this one. Returns False where that does not work."""
+        try:
+            await relay(self._places, server, plan.host, plan.ref, image, self._report)
+        except RemoteError as error:
+            detail = f"from here, for {server} could not: {error.message}"
+            self._report(ImageProgress(plan.host, "waiting", total=image.size, detail=detail))
+            return False
+        self._result.served[plan.host] = server
+        return True
+
+    async def _deliver(self, plan: HostImagePlan, image: StoredImage) -> None:
+        delivery = Delivery(self._places, plan.host, plan.ref, image, self._store, self._report, self._packer)
         try:
             await delivery.run()
         finally:

@@ -13,6 +13,8 @@ from remote.inventory_model import ImageMethod
 
 TRANSIT_FACTOR: Final = 2
 """A layer lies on the disk packed and unpacked until it is registered (measured on engine 20.10)."""
+NEIGHBOUR_BYTES: Final = 64 << 20
+"""Bytes below which nobody waits for a neighbour to serve an image."""
 
 
 def common_layers(layers: Sequence[str], chains: Sequence[Sequence[str]]) -> int:
@@ -259,6 +261,7 @@ def _send(
         bytes_to_move=moved,
         bytes_needed=needed,
         bytes_free=state.free_bytes,
+        wants_most=moved >= max(NEIGHBOUR_BYTES, source.image.size // 2),
     )
 
 

@@ -71,6 +71,8 @@ class HostImagePlan:
     """What a person can do where it is impossible."""
     warning: str = ""
     """What may go wrong later although there is a way."""
+    wants_most: bool = False
+    """Most of the image is missing, and it is not small: another host may as well serve all of it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,17 +15,26 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from remote.engine import Engine
-from remote.errors import ConnectError, ConnectionDropped, EngineError, ForwardingRefused, ImageError, RemoteError
+from remote.errors import (
+    CommandFailed,
+    ConnectError,
+    ConnectionDropped,
+    EngineError,
+    ForwardingRefused,
+    ImageError,
+    RemoteError,
+)
 from remote.images.archive import write_archive
 from remote.images.choose import common_layers
 from remote.images.engine_kind import uses_containerd
 from remote.images.engine_pull import DetachedPull, check_message, messages, pull_attached, pull_target
 from remote.images.model import ImageProgress, Phase, Report
+from remote.images.packing import SMALLEST, Packer, codec_for, has_zstd, link_rate
 from remote.images.places import Places
 from remote.images.rate import Meter
 from remote.images.reference import mark_of, parse_reference
 from remote.images.registry import Registry
-from remote.images.store import LayerStore, StoredImage
+from remote.images.store import LayerStore, StoredImage, StoredLayer
 from remote.images.tunnel import Tunnel
 from remote.local import LocalRunner
 from remote.runner import ByteStream
@@ -48,6 +57,8 @@ class Delivery:
     image: StoredImage
     store: LayerStore
     report: Report
+    packer: Packer | None = None
+    """Shared by deliveries of one store, so that each layer is packed once; one of its own when left out."""
     moved: int = 0
     """Bytes handed to the connection, those that were sent twice too."""
     way: str = ""
@@ -71,6 +82,9 @@ class Delivery:
         chains = [each.layers for each in await engine.images()]
         kept = common_layers(self.image.diff_ids, chains)
         missing = self.image.layers[kept:]
+        if sum(layer.size for layer in missing) >= SMALLEST:
+            self.image = await self._packed(engine, missing)
+            missing = self.image.layers[kept:]
         self._meter.totals = {layer.digest: layer.size for layer in missing}
         if not missing and (there := await self._already_there(engine)):
             await self._name(there)
@@ -84,6 +98,24 @@ class Delivery:
         except ForwardingRefused as error:
             self._tell("sending", detail=f"as an archive: {error.message}")
             await self._load(await self.places.engine(self.host), kept if classic else 0)
+
+    async def _packed(self, engine: Engine, missing: tuple[StoredLayer, ...]) -> StoredImage:
+        """Return the image as it travels: packed where the link is slow enough for that to pay."""
+        if isinstance(engine.runner, LocalRunner):
+            return self.image
+        try:
+            rate = await link_rate(engine.runner)
+        except CommandFailed:
+            return self.image  # a host without `cat` takes it as it is
+        version = str((await engine.version()).get("Version") or "")
+        if codec := codec_for(version, rate, has_zstd=has_zstd()):
+            self._tell("waiting", f"packing it with {codec} first: the link does {rate / 1e6:.1f} MB/s")
+        packer = self.packer or Packer(self.store)
+        try:
+            return await packer.packed(self.image, missing, codec)
+        finally:
+            if self.packer is None:
+                await packer.close()
 
     async def _already_there(self, engine: Engine) -> str:
         """Return the id of an image with exactly these layers and this configuration, under whatever name."""

@@ -183,11 +183,13 @@ class LayerStore:
 
     def remember(self, image_id: str, image: StoredImage) -> None:
         """Note which image an engine's image id stands for."""
-        text = json.dumps(asdict(image), indent=1)
-        path = self.records / f"{_hexadecimal(image_id)}.json"
-        temporary = path.with_suffix(f".{secrets.token_hex(4)}")
+        self._note(f"{_hexadecimal(image_id)}.json", image)
+
+    def _note(self, name: str, value: StoredImage | StoredLayer) -> None:
+        path = self.records / name
+        temporary = path.with_name(f"{name}.{secrets.token_hex(4)}")
         try:
-            temporary.write_text(text, "utf-8")
+            temporary.write_text(json.dumps(asdict(value), indent=1), "utf-8")
             temporary.replace(path)
         except OSError as error:
             raise self.refused(error) from error
@@ -205,6 +207,22 @@ class LayerStore:
         for digest in (image.config, *(layer.digest for layer in image.layers)):
             os.utime(self.path(digest))
         return image
+
+    def remember_packed(self, layer: StoredLayer, codec: str) -> None:
+        """Note as which blob a layer travels when it is packed."""
+        self._note(f"{_hexadecimal(layer.diff_id)}.{codec}", layer)
+
+    def packed(self, diff_id: str, codec: str) -> StoredLayer | None:
+        """Return a layer's packed form when it is here."""
+        try:
+            known = json.loads((self.records / f"{_hexadecimal(diff_id)}.{codec}").read_text("utf-8"))
+            layer = StoredLayer(**known)
+        except (OSError, ValueError, TypeError):
+            return None  # never packed, or written by another release: it is packed again
+        if layer.diff_id != diff_id or self.size(layer.digest) != layer.size:
+            return None
+        os.utime(self.path(layer.digest))
+        return layer
 
     def is_complete(self, image: StoredImage) -> bool:
         """Whether every blob of an image is here, in its full size."""

@@ -7,8 +7,8 @@ import os
 import shutil
 import tarfile
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from remote.images.store import LayerStore
 from remote.inventory import Inventory, parse_inventory
 from tests.rig.clusters import cluster_toml
 from tests.rig.hosts import Rig, RigHost
+from tests.rig.machine import call
 
 BASE = "small:base"
 
@@ -42,8 +43,11 @@ def _root() -> bytes:
     return buffer.getvalue()
 
 
-def make_image(host: RigHost, name: str, megabytes: int, *, base: str = "") -> None:
-    """Build an image with that many megabytes of random bytes, on busybox or on another image."""
+def make_image(host: RigHost, name: str, megabytes: int, *, base: str = "", packs: bool = False) -> None:
+    """Build an image with that many megabytes of random bytes, on busybox or on another image.
+
+    With ``packs`` they are hexadecimal digits, which pack to half.
+    """
     folder = host.folder / "srv" / f"build-{os.urandom(4).hex()}"
     folder.mkdir()
     try:
@@ -51,7 +55,7 @@ def make_image(host: RigHost, name: str, megabytes: int, *, base: str = "") -> N
             (folder / "root.tar").write_bytes(_root())
             host.docker("import", "--change", "ENV PATH=/bin", f"/srv/{folder.name}/root.tar", BASE)
             (folder / "root.tar").unlink()
-        random = os.urandom(1 << 20)
+        random = os.urandom(1 << 19).hex().encode() if packs else os.urandom(1 << 20)
         with (folder / "weights").open("wb") as file:
             for number in range(megabytes):
                 file.write(number.to_bytes(4) + random[4:])
@@ -131,6 +135,17 @@ class World:
 
 async def _nobody(_: HostKeyUnknown) -> bool:
     return False
+
+
+@contextmanager
+def slow_way_out(rig: Rig, rate: str) -> Iterator[None]:
+    """Limit what this machine sends to all hosts together, for example to ``40mbit``."""
+    limit = ("tbf", "rate", rate, "burst", "64kb", "latency", "100ms")
+    call("tc", "qdisc", "replace", "dev", rig.switch.leg, "root", *limit)
+    try:
+        yield
+    finally:
+        call("tc", "qdisc", "delete", "dev", rig.switch.leg, "root")
 
 
 @asynccontextmanager
