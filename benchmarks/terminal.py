@@ -17,6 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+import psutil
+
 _ESCAPES: Final = re.compile(rb"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[ -/]*[0-~]")
 
 
@@ -97,6 +99,11 @@ class Terminal:
     def send(self, keys: bytes) -> None:
         """Type."""
         os.write(self._master, keys)
+
+    def cpu_seconds(self) -> float:
+        """Return what the program itself has computed so far, user and system together, without its children."""
+        times = psutil.Process(self.process.pid).cpu_times()
+        return times.user + times.system
 
     def __enter__(self) -> Self:
         return self
