@@ -114,6 +114,8 @@ class RunDir:
     path: Path
     _events: RecordingFile | None = field(default=None, repr=False)
     _logs: dict[str, BinaryIO] = field(default_factory=dict, repr=False)
+    _read_to: tuple[int, dict[str, str]] | None = field(default=None, repr=False)
+    """Size of the recording when it was last read to its end, and each host's position there."""
 
     @classmethod
     def create(cls, experiments: Path, cluster: str, run_id: str) -> RunDir:
@@ -317,13 +319,18 @@ class RunDir:
         A record of a line has ``host``, ``position``, ``line`` and, where it is not standard output, ``stream``; any
         other has a ``did``. Both have ``at``, in seconds since the epoch.
         """
+        positions: dict[str, str] = {}
         try:
+            size = self.events_path.stat().st_size
             for raw in read_recording(self.events_path):
                 record = _parsed(raw)
                 if record is not None:
+                    if (stored := stored_line(record)) is not None:
+                        positions[stored.host] = stored.position
                     yield record
         except FileNotFoundError:
             return
+        self._read_to = size, positions
 
     def lines(self) -> Iterator[StoredLine]:
         """Yield every stored line of every host in the order of arrival.
@@ -337,7 +344,12 @@ class RunDir:
 
     def positions(self) -> dict[str, str]:
         """Return for each host the position behind its last stored line: where its log goes on."""
-        return {line.host: line.position for line in self.lines()}
+        if self._read_to is None or self._read_to[0] != self._size():
+            return {line.host: line.position for line in self.lines()}
+        return dict(self._read_to[1])
+
+    def _size(self) -> int:
+        return self.events_path.stat().st_size if self.events_path.exists() else 0
 
     def close(self) -> None:
         """Close the files and let another instance write; harmless when nothing is open."""
