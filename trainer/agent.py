@@ -117,12 +117,15 @@ class Agent:
         """Let the store serve the ranks of other hosts until the run is over there too."""
         if self._store is None:
             return
+        self._tell_store(b"stop\nfinish\n" if self._asked_to_stop else b"finish\n")
+        self._store.wait()
+
+    def _tell_store(self, words: bytes) -> None:
+        assert self._store is not None
         assert self._store.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             # It has ended by itself already.
-            self._store.stdin.write(b"finish\n")
-            self._store.stdin.flush()
-        self._store.wait()
+            os.write(self._store.stdin.fileno(), words)
 
     # ------------------------------------------------------------------ ranks
 
@@ -235,17 +238,20 @@ class Agent:
             relay.join(timeout=max(0.0, deadline - time.monotonic()))
 
     def _on_signal(self, _number: int, _frame: object) -> None:
-        """Pass a request to stop on; when it is repeated later, end the ranks without asking.
+        """Pass a request to end on; when it is repeated later, end the ranks without asking.
 
-        One request can arrive twice at once: for the process and for its group.
+        One request can arrive twice at once: for the process and for its group. The end of the master is that of the
+        run, also when its own ranks are gone already.
         """
         now = time.monotonic()
         self._asked_to_stop = self._asked_to_stop or now
         impatient = now - self._asked_to_stop > SAME_REQUEST_SECONDS
-        for each in self._ranks:
-            if each.process.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(each.process.pid, signal.SIGKILL if impatient else signal.SIGTERM)
+        living = [each for each in self._ranks if each.process.returncode is None]
+        if not living and self._store is not None:
+            self._tell_store(b"stop\n")
+        for each in living:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(each.process.pid, signal.SIGKILL if impatient else signal.SIGTERM)
 
     # ------------------------------------------------------------------ relaying
 

@@ -39,6 +39,7 @@ from trainer.api_norm import RunningStatistics, has_batch_norm
 from trainer.api_optimizer import ScriptOptimizer
 from trainer.api_turns import Piece, Turns
 from trainer.data import BalancedSampler
+from trainer.departure import Asked
 from trainer.errors import UsageError
 from trainer.events import Notice
 from trainer.launch import Launched
@@ -240,6 +241,11 @@ class Run:
         """Stop all ranks after the same step, with a checkpoint; call it from any rank."""
         self._launched.stop_signal.set()
 
+    def _asked(self) -> Asked:
+        if self._launched.stop_signal.is_set():
+            return "stop"
+        return "leave" if self._launched.told_to_end.is_set() else ""
+
     def _epoch_of(self, piece: Piece) -> int:
         assert self._training is not None
         step = self._training.first_step if piece.measuring else piece.step
@@ -251,10 +257,10 @@ class Run:
             self._options, epochs=count, steps=0, global_batch=self._subject.sampler.global_batch
         )
         if threading.current_thread() is threading.main_thread() and at.is_launched:
-            signal.signal(signal.SIGTERM, lambda _signal, _frame: at.stop_signal.set())
+            signal.signal(signal.SIGTERM, lambda _signal, _frame: at.told_to_end.set())
         at.link.take_part(elastic=options.elastic, heartbeat_timeout=options.heartbeat_timeout)
         training = self._training = Training(
-            at.place, options, at.emitter, at.control, at.stop_signal.is_set, self._subject, self.device, at.link
+            at.place, options, at.emitter, at.control, self._asked, self._subject, self.device, at.link
         )
         at.steps = lambda: self.step
         threading.Thread(

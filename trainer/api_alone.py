@@ -51,7 +51,6 @@ def launch_alone() -> Launched:
         commands=(),
         device="auto",
         link=connect(place),
-        stop_signal=threading.Event(),
         is_launched=False,
     )
 

@@ -116,7 +116,8 @@ class Coordinator:
 
     def stop(self) -> None:
         """Stop the run everywhere after the same step, as a person's command does."""
-        self._send(self.roster.command("master-told-to-end", {"command": "stop"}))
+        reason = "the master, where the rendezvous lives, was told to end from outside (SIGTERM)"
+        self._send(self.roster.command("master-told-to-end", {"command": "stop", "reason": reason}))
 
     def leave_when_alone(self) -> None:
         """End also when no rank is connected: the master host's own ranks have ended for good."""

@@ -61,6 +61,10 @@ class Departure:
         self._leave_sent = -2
         """The generation in which the last request to leave was made."""
 
+    def run_stops(self) -> None:
+        """A person's stop is on its way to the log: what the signal asks for beside it is no news."""
+        self._stop_sent = True
+
     @property
     def is_asked(self) -> bool:
         """Whether there is anything to pass on."""
@@ -85,19 +89,17 @@ class Departure:
             return
         if not self.is_wanted:
             self._stop_sent = True
-            self._tell_stop()
-            link.command(f"signal-{self._place.rank}-{self._process_id}", {"command": "stop"})
+            entry: dict[str, str] = {"command": "stop", "reason": "" if self._asked() == "stop" else self._why_stop}
+            link.command(f"signal-{self._place.rank}-{self._process_id}", entry)
         elif generation != self._leave_sent:
             if self._leave_sent < -1:
                 text = "told to end from outside (SIGTERM): this rank leaves after this step, the others go on"
                 self._emitter.emit(Notice, level="warning", text=text)
             self._leave_sent = generation
-            entry = {"command": "leave", "rank": self._place.rank, "generation": generation}
-            link.command(f"leave-{self._place.rank}-{self._process_id}-{generation}", entry)
+            request = {"command": "leave", "rank": self._place.rank, "generation": generation}
+            link.command(f"leave-{self._place.rank}-{self._process_id}-{generation}", request)
 
-    def _tell_stop(self) -> None:
-        if self._asked() == "stop":
-            return
-        why = "it is the master, where the rendezvous lives" if self._elastic else "the run is not elastic"
-        text = f"told to end from outside (SIGTERM): {self._place.host.host} cannot leave ({why}), so the run stops"
-        self._emitter.emit(Notice, level="warning", text=text)
+    @property
+    def _why_stop(self) -> str:
+        why = "the rendezvous lives there" if self._elastic else "the run is not elastic"
+        return f"{self._place.host.host} was told to end from outside (SIGTERM), and {why}"

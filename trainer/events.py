@@ -223,7 +223,8 @@ class Done(Event):
     """Samples of all ranks together."""
     seconds: float = 0.0
     loss: float = math.nan
-    state: Literal["finished", "stopped"] = "finished"
+    state: Literal["finished", "stopped", "left"] = "finished"
+    """``left``: its host was told to end from outside, and the others go on without it."""
 
 
 EVENT_TYPES: Final[Mapping[str, type[Event]]] = {

@@ -28,7 +28,8 @@ class Launched:
     """Control messages that came together with the go."""
     device: str
     link: Link
-    stop_signal: threading.Event
+    stop_signal: threading.Event = field(default_factory=threading.Event)
+    """The script asked for the end of the run."""
     told_to_end: threading.Event = field(default_factory=threading.Event)
     """SIGTERM came: this host is to end, which need not end the run."""
     stop_watching: Callable[[], None] = lambda: None

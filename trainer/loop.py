@@ -5,26 +5,24 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from trainer.balance import Balancer, Decision, UnknownPolicy, make_policy
-from trainer.data import BalancedSampler
+from trainer.departure import HasLeft, Leavers
 from trainer.errors import GroupBroken
-from trainer.events import Emitter, Epoch, Joined, Membership, Notice, Shares, Step
+from trainer.events import Epoch, Joined, Membership, Notice, Shares, Step
 from trainer.exchange_clock import ExchangeClock
 from trainer.exclusion import NotChanged
-from trainer.group import Group
 from trainer.healing import heal_drift, share_state
-from trainer.learner import Computed, LearnerProtocol
-from trainer.link import Formation, Link
+from trainer.learner import Computed
+from trainer.link import Formation
 from trainer.local_sgd import LocalSgd
-from trainer.options import DEFAULT_POLICY, Options
+from trainer.options import DEFAULT_POLICY
 from trainer.plan import TimeTable
 from trainer.reduction import Reduction, Row
-from trainer.speed import Calibration
 from trainer.state import EpochSums, Progress
+from trainer.wiring import Wiring
 
 
 class StoppedEarly(Exception):
@@ -32,32 +30,7 @@ class StoppedEarly(Exception):
 
 
 class _Regroup(Exception):
-    """The members leave the group together, between two steps, to let somebody in."""
-
-
-@dataclass(frozen=True, slots=True)
-class Wiring:
-    """What a loop works with."""
-
-    options: Options
-    rank: int
-    world_size: int
-    emitter: Emitter
-    learner: LearnerProtocol
-    sampler: BalancedSampler
-    host: str
-    """Inventory name of this rank's host."""
-    group: Group
-    link: Link
-    calibration: Calibration
-    measure_link: Callable[[Group], float]
-    """Called in a group with somebody new, all members taking part; returns bytes a second, the same on all."""
-    choose_reduction: Callable[[Group, float, float], Reduction]
-    """Takes the group, that rate, and the predicted compute time of a step in seconds."""
-    poll_control: Callable[[], None]
-    """Looks for control messages and signals; called once a step and while paused."""
-    save: Callable[[Progress, Mapping[str, Any]], None]
-    """Writes a checkpoint of the progress and the balance state."""
+    """The members leave the group together, between two steps, to let somebody in or out."""
 
 
 class Loop:
@@ -76,6 +49,7 @@ class Loop:
             wiring.learner.prepare_optimizer()
         self._decision: Decision | None = None
         self._told_idle: set[int] = set()
+        self._leavers = Leavers()
         self._bytes_per_second = 0.0
         self._last_end = time.perf_counter()
         self._last_duration = 0.0
@@ -89,6 +63,7 @@ class Loop:
         """Train to the end, or to a stop, and return how far it came.
 
         Raises:
+            HasLeft: this rank was told to leave, and the others go on.
             RunAborted: the run was ended elsewhere.
             CoordinatorLost: the coordinator is gone.
         """
@@ -163,10 +138,10 @@ class Loop:
     def _while_waiting(self) -> None:
         """Obey a stop while the first group still waits for somebody; later groups apply it after their next step."""
         self._at.poll_control()
-        if self._balancer is None and any(
-            entry["command"] == "stop" for entry in self._at.link.commands(0, self._at.link.newest_command)
-        ):
+        if self._balancer is None and self._at.link.is_told_to_stop:
             raise StoppedEarly
+        if self._balancer is None and self._at.is_leaving():
+            raise HasLeft
 
     def _synchronize(self, formation: Formation) -> Mapping[str, Any] | None:
         """Make all members equal and return the balance state to go on from; None for a run that begins."""
@@ -406,15 +381,36 @@ class Loop:
         for entry in self._at.link.commands(self.progress.applied_commands, up_to):
             self.progress.applied_commands += 1
             regroup = self._apply(entry) or regroup
+        self._part()
         if regroup:
             raise _Regroup
+
+    def _part(self) -> None:
+        """Let the members go that leave after this step, once all of them are known to have it."""
+        members = self._at.group.members
+        leaving = self._leavers.take(members)
+        if not leaving or self.progress.stopping:
+            return
+        if len(leaving) == len(members):
+            # Nobody would be left to go on: the run ends as if it had been stopped, with a checkpoint.
+            self.progress.stopping = True
+            return
+        self._at.group.all_reduce(self._at.learner.flat.rows.zero_())
+        if self._at.rank in leaving:
+            raise HasLeft
+        raise _Regroup
 
     def _apply(self, entry: Mapping[str, Any]) -> bool:
         """Apply one entry; return whether the members are asked to form again."""
         match entry["command"]:
             case "regroup":
                 return bool(entry["generation"] == self._at.group.generation)
+            case "leave":
+                self._leavers.note(entry, self._at.group.generation)
             case "stop":
+                if entry.get("reason") and not self.progress.stopping and self._is_speaker:
+                    text = f"the run stops: {entry['reason']}"
+                    self._at.emitter.emit(Notice, level="warning", text=text, step=self.progress.step)
                 self.progress.stopping = True
             case "pause":
                 self._set_paused(True)
@@ -457,6 +453,7 @@ class Loop:
                 self.progress.applied_commands += 1
                 if self._apply(entry):
                     raise _Regroup
+                self._part()
         # The pause is nobody's waiting time.
         self._last_end = self._last_collective = time.perf_counter()
 

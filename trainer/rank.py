@@ -49,7 +49,7 @@ class RankRun:
         self._options = options
         self._emitter = emitter
         self._control = ControlFolder(place.host.control, self._on_bad_message)
-        self._stop_signal = threading.Event()
+        self._told_to_end = threading.Event()
         self._training: Training | None = None
         self._link: Link | None = None
 
@@ -60,7 +60,7 @@ class RankRun:
             TrainerError: anything that ends this rank before the end of the run.
         """
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, lambda _signal, _frame: self._stop_signal.set())
+        signal.signal(signal.SIGTERM, lambda _signal, _frame: self._told_to_end.set())
         device = self._hello()
         if self._options.script:
             return self._run_script(device)
@@ -77,7 +77,7 @@ class RankRun:
             self._options,
             self._emitter,
             self._control,
-            self._stop_signal.is_set,
+            lambda: "leave" if self._told_to_end.is_set() else "",
             workload_subject(workload, self._options, self._place, device),
             device,
         )
@@ -98,7 +98,7 @@ class RankRun:
         link = self._link = connect(self._place)
         link.on_break = self._on_script_break
         launched = launch.current = launch.Launched(
-            self._place, self._options, self._emitter, self._control, commands, device, link, self._stop_signal
+            self._place, self._options, self._emitter, self._control, commands, device, link
         )
         with Telemetry(self._emitter, uuid=gpu_uuid(device)):
             exit_code = run_script(Path(script[0]), script[1:], self._emitter, host.world_size)
@@ -115,11 +115,11 @@ class RankRun:
 
     def _commands_with_the_go(self) -> list[Command] | None:
         """Wait for the go and return what else came with it; None when the run was stopped before it began."""
-        commands = self._control.wait_for_go(self._stop_signal.is_set)
+        commands = self._control.wait_for_go(self._told_to_end.is_set)
         if self._place.is_restart:
             # What was commanded before this process began has been applied by the others; they tell the result.
             return [command for command in commands if command.name == "simulate"]
-        if self._stop_signal.is_set() or any(command.name == "stop" for command in commands):
+        if self._told_to_end.is_set() or any(command.name == "stop" for command in commands):
             return None
         return commands
 

@@ -35,23 +35,26 @@ async def serve(
     sys.stdout.write(json.dumps({"store": store.port, "coordinator": coordinator_port}) + "\n")
     sys.stdout.flush()
     watch = asyncio.create_task(coordinator.watch())
-    agent = asyncio.create_task(_agent_says(coordinator))
-    await asyncio.wait({watch, agent}, return_when=asyncio.FIRST_COMPLETED)
-    if agent.done() and agent.result():
-        coordinator.leave_when_alone()
-        await coordinator.ended.wait()
-    else:
-        await asyncio.wait({asyncio.create_task(coordinator.ended.wait())}, timeout=ORPHAN_SECONDS)
-    watch.cancel()
+    may_leave = asyncio.Event()
+    agent = asyncio.create_task(_obey_agent(coordinator, may_leave))
+    told = asyncio.create_task(may_leave.wait())
+    await asyncio.wait({watch, agent, told}, return_when=asyncio.FIRST_COMPLETED)
+    over = asyncio.create_task(coordinator.ended.wait())
+    await asyncio.wait({over}, timeout=None if may_leave.is_set() else ORPHAN_SECONDS)
+    for task in (watch, agent, told, over):
+        task.cancel()
 
 
-async def _agent_says(coordinator: Coordinator) -> bool:
-    """Do what the agent says until it has nothing more to say; return whether that was in good order."""
+async def _obey_agent(coordinator: Coordinator, may_leave: asyncio.Event) -> None:
+    """Do what the agent says until it is gone; set ``may_leave`` when its own ranks have ended."""
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    while (line := await reader.readline()) == b"stop\n":
-        coordinator.stop()
-    return line == b"finish\n"
+    while line := await reader.readline():
+        if line == b"stop\n":
+            coordinator.stop()
+        elif line == b"finish\n":
+            coordinator.leave_when_alone()
+            may_leave.set()
 
 
 def main() -> int:

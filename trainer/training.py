@@ -17,6 +17,7 @@ from trainer.communication import make_reduction, measure_link
 from trainer.communication_choice import choose
 from trainer.control import Command, ControlFolder
 from trainer.data import BalancedSampler
+from trainer.departure import Asked, Departure, HasLeft
 from trainer.environment import RankEnvironment
 from trainer.errors import CheckpointError, CoordinatorLost, StartError
 from trainer.events import Calibrated, Checkpoint, Done, Emitter, Notice
@@ -24,12 +25,13 @@ from trainer.exclusion import Exclusion
 from trainer.group import Group
 from trainer.learner import Learner, LearnerProtocol
 from trainer.link import Link, RunOver
-from trainer.loop import Loop, StoppedEarly, Wiring
+from trainer.loop import Loop, StoppedEarly
 from trainer.options import Options
 from trainer.reduction import Reduction
 from trainer.speed import BUDGET_SECONDS, REJOIN_BUDGET_SECONDS, Calibration, calibrate, sizes
 from trainer.state import Progress
 from trainer.store import COORDINATOR_KEY
+from trainer.wiring import Wiring
 from trainer.workloads import Workload
 
 STORE_TIMEOUT: Final = timedelta(seconds=60)
@@ -76,7 +78,7 @@ class Training:
         options: Options,
         emitter: Emitter,
         control: ControlFolder,
-        stop_requested: Callable[[], bool],
+        asked: Callable[[], Asked],
         subject: Subject,
         device: str,
         link: Link | None = None,
@@ -91,8 +93,8 @@ class Training:
         self._options = options
         self._emitter = emitter
         self._control = control
-        self._stop_requested = stop_requested
-        self._stop_sent = False
+        self._departure = Departure(place, emitter, asked, elastic=options.elastic, process_id=os.getpid())
+        self._has_left = False
         self._device = device
         self._link = link or connect(place)
         self._learner = subject.learner
@@ -110,7 +112,8 @@ class Training:
     @property
     def is_main(self) -> bool:
         """Whether this is the lowest rank of the present group."""
-        return self._present_group is not None and self._place.rank == min(self._present_group.members, default=0)
+        group = self._present_group
+        return group is not None and not self._has_left and self._place.rank == min(group.members, default=0)
 
     @property
     def step(self) -> int | None:
@@ -152,6 +155,7 @@ class Training:
             measure_link=self._measure_link,
             choose_reduction=self._choose_reduction,
             poll_control=self._poll_control,
+            is_leaving=lambda: self._departure.is_wanted,
             save=self._save,
         )
         loop = self._loop = Loop(wiring, progress, balance_state)
@@ -159,6 +163,13 @@ class Training:
             end = self._run_loop(loop, wiring)
         except RunOver:
             self._emitter.emit(Done, state="finished")
+            return
+        except HasLeft:
+            self._has_left = True
+            self._link.left(self._departure.reason)
+            at = loop.progress
+            self._emitter.emit(Done, steps=at.step, samples=at.samples, seconds=at.seconds, loss=at.loss, state="left")
+            loop.leave()
             return
         except StoppedEarly:
             self._link.finished()
@@ -283,14 +294,17 @@ class Training:
     # ------------------------------------------------------------------ control
 
     def _poll_control(self) -> None:
-        if self._stop_requested() and not self._stop_sent:
-            self._stop_sent = True
-            self._link.command(f"signal-{self._place.rank}-{os.getpid()}", {"command": "stop"})
         self._take_commands(self._control.read())
+        if self._departure.is_asked and self._present_group is not None:
+            # Whoever stops the run says so in the control folder before the signal comes.
+            self._take_commands(self._control.read(now=True))
+            self._departure.ask(self._link, self._present_group.generation)
 
     def _take_commands(self, commands: Sequence[Command]) -> None:
         """Put commands for all ranks into the log; what concerns only this host takes effect at once."""
         for command in commands:
+            if command.name == "stop":
+                self._departure.run_stops()
             if command.name == "simulate":
                 self._learner.simulated_samples_per_second = command.samples_per_second
                 text = f"simulated: held down to {command.samples_per_second:g} samples/s by sleeping"

@@ -66,15 +66,26 @@ def test_pause_checkpoint_policy_resume_simulate_stop(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_sigterm_to_one_agent_stops_all_in_good_order(tmp_path: Path) -> None:
+@pytest.mark.parametrize("told", ["the master", "everybody", "everybody after a stop"])
+def test_the_run_stops_in_good_order_where_leaving_cannot_be(tmp_path: Path, told: str) -> None:
     with cluster(tmp_path) as run:
         run.start([2, 1], LONG, speeds=[600, 300])
         run.wait_for(lambda: len(run.of(Step, 2)) > 3)
-        run.hosts[1].process.send_signal(signal.SIGTERM)
+        if told == "everybody after a stop":
+            # What the launcher does: a message first, as long as it gets through.
+            run.send("stop")
+        for host in run.hosts[: 1 if told == "the master" else 2]:
+            host.process.send_signal(signal.SIGTERM)
         assert run.wait() == [0, 0]
-        assert {event.state for event in run.of(Done)} == {"stopped"}
-        assert len({event.steps for event in run.of(Done)}) == 1
-        assert len(run.of(Checkpoint)) == 1
+        assert not run.of(Failed)
+        steps = {event.state: event.steps for event in run.of(Done)}
+        if told != "everybody":
+            assert len({event.steps for event in run.of(Done)}) == 1
+            assert steps.keys() == {"stopped"}
+        # Whoever is left at last writes down how far the run has come.
+        assert [event.step for event in run.of(Checkpoint)] == [max(steps.values())] == [steps["stopped"]]
+        told_so = [event.text for event in run.of(Notice) if event.text.startswith("the run stops: ")]
+        assert len(told_so) == (told != "everybody after a stop")
 
 
 def drop(folder: Path, name: str, content: str) -> None:

@@ -220,3 +220,45 @@ def test_an_excluded_host_computes_nothing_whatever_happens_and_leaves_no_trace_
         assert (again.of(Shares)[0].excluded, again.of(Shares)[0].shares.count(0)) == ((), 0)
         assert sorted(losses(again)) == list(range(stopped_at, 100))
         assert_same_curve(first | losses(again), expected)
+
+
+def test_hosts_that_are_told_to_end_leave_and_the_others_go_on(tmp_path: Path, expected: dict[int, float]) -> None:
+    with cluster(tmp_path / "together") as run:
+        run.start([1, 1, 1], OPTIONS, speeds=SPEEDS)
+        run.wait_for(lambda: len(run.of(Step, 1)) >= 5)
+        run.hosts[2].process.send_signal(signal.SIGTERM)
+        run.wait_for(lambda: bool(run.of(Membership)))
+        assert run.hosts[2].process.wait(timeout=60) == 0
+        run.wait_for(lambda: len(run.of(Step, 0)) > len(run.of(Step, 2)) + 3)
+        run.pause()
+        run.hosts[1].process.send_signal(signal.SIGTERM)
+        assert run.hosts[1].process.wait(timeout=60) == 0
+        run.wait_for(lambda: len(run.of(Membership)) == 2)
+        run.resume()
+        assert run.wait() == [0, 0, 0]
+        assert [(event.left, event.members) for event in run.of(Membership)] == [((2,), (0, 1)), ((1,), (0,))]
+        for number, event in zip((2, 1), run.of(Membership), strict=True):
+            assert event.reason == f"rank {number} left: host{number} was told to end from outside (SIGTERM)"
+            done = run.of(Done, number)[-1]
+            assert (done.state, done.steps) == ("left", run.of(Step, number)[-1].step + 1)
+        assert not run.of(Failed)
+        assert_once_each(run, 100)
+        assert all(shares_sum(run, step) == 60 for step in losses(run)), "no part of a step was lost or done again"
+        assert_same_curve(losses(run), expected)
+        assert [(event.state, event.samples) for event in run.of(Done, 0)] == [("finished", 6000)]
+        assert [event.step for event in run.of(Checkpoint)] == [100]
+
+
+def test_the_end_of_the_master_ends_a_run_that_trains_elsewhere(tmp_path: Path) -> None:
+    with cluster(tmp_path) as run:
+        run.start([1, 1], [*OPTIONS, "--max-restarts", "0", "--epochs", "50"], speeds=SPEEDS[:2])
+        run.wait_for(lambda: len(run.of(Step, 1)) >= 5)
+        run.kill(0)
+        run.wait_for(lambda: [event.members for event in run.of(Membership)] == [(1,)])
+        behind = run.newest_step(1)
+        run.wait_for_step(behind + 3, rank=1)
+        run.hosts[0].process.send_signal(signal.SIGTERM)
+        assert run.wait() == [137, 0]
+        (done,) = run.of(Done)
+        assert (done.rank, done.state) == (1, "stopped")
+        assert [event.step for event in run.of(Checkpoint)] == [done.steps]

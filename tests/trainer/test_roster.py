@@ -157,3 +157,37 @@ def test_a_newcomer_is_told_when_the_run_ended_without_it() -> None:
     roster.connected(1)
     roster.ready(1, 0, {})
     assert (1, "over") in kinds(roster.finished(0))
+
+
+def test_a_rank_that_leaves_in_good_order_is_not_waited_for() -> None:
+    roster = running()
+    assert kinds(roster.command("leave-1", {"command": "leave", "rank": 1, "generation": 0})) == [
+        (rank, "command") for rank in range(3)
+    ]
+    assert roster.ready(0, 4, {}) == [], "who leaves may not have said so yet"
+    assert roster.left(1, "rank 1 left: h1 was told to end") == []
+    form = formed(roster.ready(2, 4, {}))
+    assert form is not None
+    assert (form["members"], form["left"], form["reason"]) == ([0, 2], [1], "rank 1 left: h1 was told to end")
+    assert not roster.breaking
+
+
+def test_a_group_that_breaks_while_somebody_leaves_names_who_left_first() -> None:
+    roster = running()
+    roster.left(1, "rank 1 left: h1 was told to end")
+    assert kinds(roster.broken(0, 0, "Connection closed by peer")) == [(0, "break"), (2, "break")]
+    roster.ready(0, 4, {})
+    form = formed(roster.ready(2, 3, {}))
+    assert form is not None
+    assert (form["members"], form["source"]) == ([0, 2], 0)
+    assert form["reason"] == "rank 1 left: h1 was told to end"
+
+
+def test_a_rank_that_leaves_before_the_first_group_is_not_waited_for() -> None:
+    roster = Roster(2, elastic=True)
+    roster.connected(0)
+    roster.connected(1)
+    assert roster.ready(0, 0, {}) == []
+    form = formed(roster.left(1, "rank 1 left: h1 was told to end"))
+    assert form is not None
+    assert form["members"] == [0]
