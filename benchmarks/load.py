@@ -71,7 +71,8 @@ class Simulated:
         steps = [
             Step(
                 rank=0, seq=0, time=self.now, step=self.step, steps_total=10**7, epoch=0, share=4,
-                global_batch=4 * self._ranks, compute=6.0 + number * 0.1, duration=STEP_SECONDS, loss=2.0 / (1 + self.step / 1000),
+                global_batch=4 * self._ranks, compute=6.0 + number * 0.1, duration=STEP_SECONDS,
+                loss=2.0 / (1 + self.step / 1000),
             )
             for number in range(7)
         ]  # fmt: skip
