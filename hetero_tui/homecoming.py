@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from remote.errors import RemoteError
 from remote.inventory import Inventory
+from remote.overlay import is_encrypted
+from remote.overlay_run import clear, sweep
 from remote.progress import LaunchProgress
 from remote.results import HomeReport, bring_home
 from remote.run_dir import RunDir
@@ -33,9 +35,11 @@ class Homecoming:
         self._inventory = inventory
         self._experiments = experiments
         self._busy = asyncio.Lock()
+        self._hosts: Hosts | None = None
 
     async def reachable(self, hosts: Hosts) -> tuple[dict[str, HostRuntime], dict[str, str]]:
         """Return what runs things on the hosts that answer, and why the others do not."""
+        self._hosts = hosts
         runtimes: dict[str, HostRuntime] = {}
         unreachable: dict[str, str] = {}
 
@@ -106,4 +110,29 @@ class Homecoming:
                 write_end(stored, home)
             if stored is not run_dir and stored is not None:
                 stored.close()
+            await self._take_overlay_down(run_id, home, runtimes, note)
         return home
+
+    async def _take_overlay_down(
+        self, run_id: str, home: HomeReport, runtimes: Mapping[str, HostRuntime], note: Note
+    ) -> None:
+        """Take the run's encrypted network down, unless ranks that may need it are still alive on some host."""
+        still_runs = set(home.kept) - set(home.states)
+        if self._hosts is None or not is_encrypted(self._inventory) or still_runs:
+            return
+        left = await clear(self._hosts, [name for name in runtimes if name not in home.unreachable], run_id)
+        for name, why in left.items():
+            note(f"the overlay is left there: {why}", "error", host=name)
+            home.unreachable[name] = f"its overlay could not be taken down: {why}"
+
+    async def clear_overlays(self, hosts: Hosts) -> None:
+        """Take down the encrypted networks that runs of the cluster have left, where there is no such run any more.
+
+        Raises:
+            RemoteError: some are left.
+        """
+        if not is_encrypted(self._inventory):
+            return
+        if left := await sweep(hosts):
+            named = "; ".join(f"{name}: {why}" for name, why in left.items())
+            raise RemoteError(f"an overlay may be left on {named}", next_step="mend that and run hetero-tui stop again")

@@ -12,6 +12,7 @@ RemoteError
 ├── ConnectionDropped       the connection was lost while something was under way
 ├── CommandFailed           a command on a host ended with an error
 ├── ForwardingRefused       the SSH server forwards no ports back
+├── OverlayError            the encrypted network between the hosts could not be set up
 ├── EngineError             the Docker Engine refused or could not be reached
 ├── ImageError              an image cannot be brought to a host
 ├── HostBusy                another run of the cluster lives on the host
@@ -91,6 +92,10 @@ class CommandFailed(RemoteError):
 
 class ForwardingRefused(RemoteError):
     """The SSH server does not listen on the host for this program."""
+
+
+class OverlayError(RemoteError):
+    """The encrypted overlay between the hosts could not be set up or taken down."""
 
 
 class EngineError(RemoteError):

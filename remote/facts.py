@@ -91,6 +91,8 @@ class Facts:
     """This host's source address on that route."""
     addresses: tuple[tuple[str, str], ...] = ()
     """(interface, IPv4 address) of everything the host has."""
+    networks: tuple[tuple[str, str], ...] = ()
+    """(interface, IPv4 network in CIDR notation) of every route, the default route apart; Linux only."""
     mtu: int = 0
     port_listening: bool = False
     """Somebody listens on the master port on this host."""
@@ -262,6 +264,7 @@ def parse_facts(host: str, output: str, *, sent_at: float, received_at: float) -
         interface=interface,
         address=address,
         addresses=addresses,
+        networks=tuple(pair for value in every("network") if (pair := _network(value))),
         mtu=next((_integer(mtu) for name, mtu in map(_halves, every("mtu")) if name == interface), 0),
         port_listening=_integer(one.get("port_listening", "")) > 0,
         ephemeral_ports=_port_range(one.get("ephemeral_ports", "")),
@@ -410,6 +413,19 @@ def _address(text: str) -> tuple[str, str] | None:
     except ValueError:
         return None
     return (name, address) if _INTERFACE.fullmatch(name) else None
+
+
+def _network(text: str) -> tuple[str, str] | None:
+    """Read a line of /proc/net/route: interface, destination and mask, in hexadecimal as the processor stores them."""
+    found = re.fullmatch(r"(\S+) ([0-9A-F]{8}) ([0-9A-F]{8})", text)
+    if found is None or not _INTERFACE.fullmatch(found[1]):
+        return None
+    destination, mask = (ipaddress.IPv4Address(bytes.fromhex(word)[::-1]) for word in found.groups()[1:])
+    try:
+        network = ipaddress.IPv4Network(f"{destination}/{mask}")
+    except ValueError:
+        return None
+    return (found[1], str(network)) if network.prefixlen else None
 
 
 def _route(route: str, addresses: tuple[tuple[str, str], ...]) -> tuple[str, str]:

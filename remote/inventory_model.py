@@ -38,6 +38,7 @@ Seconds = Annotated[float, Field(ge=1, le=86_400)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 Devices = Annotated[Literal["auto", "cpu", "mps"] | tuple[int | str, ...], BeforeValidator(_checked_devices)]
 BackendChoice = Literal["auto", "gloo", "nccl"]
+Encryption = Literal["none", "wireguard"]
 Runtime = Literal["docker", "process"]
 DeviceClass = Literal["cpu", "cuda"]
 ImageMethod = Literal["auto", "present", "registry", "build", "send"]
@@ -141,6 +142,11 @@ class Training(Model):
 
 class Network(Model):
     """What the ranks talk over."""
+
+    encryption: Encryption = "none"
+    """``wireguard`` sets up an encrypted overlay between the hosts for each run, over UDP port ``cluster.port``, and
+    takes it down behind it: for networks you do not trust and hosts on different networks. Needs Linux and root, or
+    ``sudo`` without a password, on every host."""
 
     interface: str = "auto"
     """Interface the ranks talk over; found per host from the route to the master when ``auto``."""

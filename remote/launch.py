@@ -91,6 +91,7 @@ async def launch(
     report: Report,
     *,
     checkpoint: StoredCheckpoint | None = None,
+    before_start: Callable[[], Awaitable[None]] | None = None,
     timeout: float = TIMEOUT,
     settle: float = SETTLE,
     clock: Callable[[], float] = time.monotonic,
@@ -104,6 +105,7 @@ async def launch(
         runtimes: what runs it, by host name; every host of the plan must be there.
         report: told of each host's progress.
         checkpoint: put onto the host of rank 0, from which the other ranks get its state; takes as long as it takes.
+        before_start: done once every host is claimed and before any rank starts; takes as long as it takes.
         timeout: seconds until every rank must have said hello.
         settle: seconds to go on listening after the first failure.
         clock: seconds; for the measured duration.
@@ -111,6 +113,7 @@ async def launch(
     Raises:
         RanksMissing: some ranks did not come up, or are not what was planned.
         LaunchError: the run is already there.
+        RemoteError: what ``before_start`` raises.
     """
     started = clock()
     parts = [Part(host, runtimes[host.host], plan.run_id, report) for host in plan.hosts]
@@ -119,9 +122,12 @@ async def launch(
             await _refuse_second_launch(plan, parts)
             await _all(parts, Part.create)
             _raise_if_missing(plan, parts)
-            if checkpoint is not None:
+            if checkpoint is not None or before_start is not None:
                 deadline.reschedule(None)
-                await _place(plan, parts, checkpoint)
+                if before_start is not None:
+                    await before_start()
+                if checkpoint is not None:
+                    await _place(plan, parts, checkpoint)
                 deadline.reschedule(asyncio.get_running_loop().time() + timeout)
             await _ready(parts, settle)
             _verify(plan, parts)

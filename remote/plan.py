@@ -9,6 +9,7 @@ from typing import Final, ParamSpec, TypeVar
 from remote.errors import InventoryError, PlanError
 from remote.facts import Facts
 from remote.inventory_model import Host, Inventory
+from remote.overlay import Overlay, is_encrypted, plan_overlay
 from remote.plan_contract import (
     CONTROL_FOLDER,
     DATA_FOLDER,
@@ -23,7 +24,7 @@ from remote.plan_environment import Job, machine_of, threads_per_rank
 from remote.plan_folders import run_folder
 from remote.plan_host import Node, container_name, host_plan
 from remote.plan_model import Backend, HostPlan, LaunchPlan, MountMode, RankPlan
-from remote.plan_network import is_loopback_cluster, master_address
+from remote.plan_network import MasterAddress, is_loopback_cluster, master_address
 from remote.plan_text import equivalent_command, equivalent_docker_command, plan_from_json, plan_to_json, render_plan
 
 __all__ = [
@@ -90,7 +91,10 @@ def make_plan(inventory: Inventory, facts: Mapping[str, Facts], run_id: str, *, 
             f"{world_size} ranks cannot share a global batch of {inventory.training.global_batch}",
             next_step="raise training.global_batch, or leave hosts out",
         )
-    job = Job(run_id, backend[0], world_size, address.address, inventory.cluster.port, code)
+    overlay = plan_overlay(inventory, facts, run_id, address.address) if is_encrypted(inventory) else None
+    dialled = overlay.host(master.name).address if overlay else address.address
+    inside = overlay.interface if overlay else ""
+    job = Job(run_id, backend[0], world_size, dialled, inventory.cluster.port, code, inside)
     threads = threads_per_rank(facts, {name: len(each.names) for name, each in devices.items()})
     planned: list[HostPlan] = []
     first_rank = 0
@@ -106,7 +110,7 @@ def make_plan(inventory: Inventory, facts: Mapping[str, Facts], run_id: str, *, 
         run_id=run_id,
         cluster=inventory.cluster.name,
         master=master.name,
-        master_address=address.address,
+        master_address=dialled,
         master_port=inventory.cluster.port,
         backend=backend[0],
         world_size=world_size,
@@ -115,9 +119,19 @@ def make_plan(inventory: Inventory, facts: Mapping[str, Facts], run_id: str, *, 
         policy=inventory.training.policy,
         notes=(
             backend[1],
-            f"rank 0 is on {master.name}, the master; ranks dial {address.address}: {address.reason}",
+            f"rank 0 is on {master.name}, the master; ranks dial {dialled}: {_why(address, overlay)}",
             *_notes(inventory, hosts, facts, devices),
         ),
+        overlay=overlay,
+    )
+
+
+def _why(address: MasterAddress, overlay: Overlay | None) -> str:
+    if overlay is None:
+        return address.reason
+    return (
+        f"{overlay.network} is a WireGuard overlay on interface {overlay.interface}, encrypted, "
+        f"over UDP {overlay.port} of each host"
     )
 
 

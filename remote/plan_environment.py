@@ -30,6 +30,8 @@ class Job:
     master_port: int
     code: str = ""
     """Digest of the user's code; empty without ``training.workdir``."""
+    interface: str = ""
+    """Interface of every host in an encrypted overlay; each host has its own when empty."""
 
 
 @dataclass(frozen=True, slots=True)

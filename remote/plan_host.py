@@ -48,7 +48,7 @@ def host_plan(inventory: Inventory, job: Job, node: Node) -> HostPlan:
             zip_longest(node.devices.names, (gpu.uuid for gpu in node.devices.gpus), fillvalue="")
         )
     )
-    interface = choose_interface(inventory, host, node.facts, job.master_address)
+    interface = job.interface or choose_interface(inventory, host, node.facts, job.master_address)
     if not interface and job.backend == "gloo":
         raise PlanError(
             "cannot tell which interface its ranks should talk over",

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from remote.inventory_model import Runtime
+from remote.overlay import Overlay
 
 Backend = Literal["gloo", "nccl"]
 MountMode = Literal["ro", "rw"]
@@ -71,6 +72,8 @@ class LaunchPlan:
     policy: str
     notes: tuple[str, ...] = ()
     """What the planner decided and why, in words."""
+    overlay: Overlay | None = None
+    """The encrypted network between the hosts, with ``network.encryption``."""
 
     def host(self, name: str) -> HostPlan:
         """Return the plan of one host.

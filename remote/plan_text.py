@@ -23,7 +23,7 @@ def _shape() -> TypeAdapter[LaunchPlan]:
 
 def plan_to_json(plan: LaunchPlan) -> str:
     """Return the plan as JSON text. The order of keys never changes, so plans can be compared line by line."""
-    return _shape().dump_json(plan, indent=2).decode()
+    return _shape().dump_json(plan, indent=2, exclude_none=True).decode()
 
 
 def plan_from_json(text: str) -> LaunchPlan:

@@ -36,4 +36,9 @@ def export_plan(plan: LaunchPlan, launcher: str) -> str:
     """
     if launcher not in FORMATS:
         raise PlanError(f"no plan can be written for {launcher!r}", next_step=f"choose one of {', '.join(FORMATS)}")
+    if plan.overlay is not None:
+        raise PlanError(
+            'network.encryption = "wireguard" is set up by this program alone',
+            next_step='set it to "none" and use the encryption of that launcher\'s network',
+        )
     return FORMATS[launcher](plan)

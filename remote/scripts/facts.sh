@@ -119,6 +119,9 @@ case $OS in
     elif has ifconfig; then
       ifconfig -a | awk '/^[a-z]/ {n = $1; sub(/:$/, "", n)} $1 == "inet" {sub(/addr:/, "", $2); print "address\t" n " " $2}'
     fi
+    while read -r name d _ _ _ _ _ m _; do
+      case $d in 00000000 | Destination) ;; *) fact network "$name $d $m" ;; esac
+    done 2>/dev/null </proc/net/route
     # Netlink asks for listeners only; /proc/net/tcp walks every socket there is.
     if has ss && L=$(ss -Hltn "sport = :$PORT" 2>/dev/null); then [ -n "$L" ] && fact port_listening 1
     else

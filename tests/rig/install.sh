@@ -23,6 +23,8 @@ docker-compose:docker-compose
 sudo:sudo
 rsync:rsync
 ethtool:ethtool
+wg:wireguard-tools
+wireguard-go:wireguard-go
 fish:fish'
 
 PATH="$PATH:/usr/sbin:/sbin"

@@ -120,6 +120,17 @@ class Switch:
         """Let the port of host ``number`` talk to no other isolated port."""
         self._inside("bridge", "link", "set", "dev", self._port(number), "isolated", "on" if isolated else "off")
 
+    @property
+    def enter(self) -> tuple[str, ...]:
+        """Beginning of a command line that runs in the bridge's network namespace.
+
+        Raises:
+            RigError: the switch is off.
+        """
+        if self._holder is None:
+            raise RigError("the switch is off")
+        return ("nsenter", f"--target={self._holder.pid}", "--net", "--")
+
     def down(self) -> None:
         """Remove everything."""
         if self.leg:
@@ -143,6 +154,4 @@ class Switch:
         self._inside("ip", "link", "set", "dev", port, "master", "br0", "up")
 
     def _inside(self, *argv: str, check: bool = True) -> None:
-        if self._holder is None:
-            raise RigError("the switch is off")
-        call("nsenter", f"--target={self._holder.pid}", "--net", "--", *argv, check=check)
+        call(*self.enter, *argv, check=check)
