@@ -31,6 +31,7 @@ from remote.facts import Facts
 from remote.images.model import ImagePlan, ImageProgress
 from remote.inventory import Inventory
 from remote.launch import launch, send
+from remote.overlay_run import overlaid
 from remote.plan import LaunchPlan, make_plan
 from remote.results import HomeReport
 from remote.resume import Resume, choose_resume, resuming, without_hosts
@@ -287,7 +288,8 @@ class ClusterSession:
 
         checkpoint = self._resume.checkpoint if self._resume else None
         timeout = self._inventory.limits.launch_seconds
-        await launch(plan, runtimes, noted, checkpoint=checkpoint, timeout=timeout)
+        async with overlaid(plan, self._hosts, noted) as before:
+            await launch(plan, runtimes, noted, checkpoint=checkpoint, before_start=before, timeout=timeout)
 
     def _begin(self, plan: LaunchPlan, run_dir: RunDir) -> RecordedStore:
         if self._run_dir is not None:
@@ -456,6 +458,10 @@ class ClusterSession:
             discard=discard,
             may_end=may_end,
         )
+
+    async def clear_overlays(self) -> None:
+        """Take down what dead runs have left; see ``Homecoming.clear_overlays``."""
+        await self._homecoming.clear_overlays(self._hosts)
 
     def require_all_connected(self) -> None:
         """Make sure that every host could be asked.

@@ -314,6 +314,7 @@ async def stop(cluster: Path, *, run: str, as_json: bool, discard: bool, experim
             checkpoints = [str(each.path) for found_there in home.fetched.values() for each in found_there.checkpoints]
         else:
             session.require_all_connected()
+            await session.clear_overlays()
         if as_json:
             stopped = [run_id] if run_id else []
             _print_json({"schema": report.SCHEMA, "stopped": stopped, "checkpoints": checkpoints})
