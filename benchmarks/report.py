@@ -47,6 +47,8 @@ class Figure:
     anchor: str = ""
     """What the figure is relative to, measured in the same run."""
     note: str = ""
+    ceiling: float | None = None
+    """A value above it cannot be true, so it proves nothing: the speed of a whole over the sum of its parts, say."""
     failed: bool = False
     """True where the measurement itself broke: that fails even a quick run."""
 
@@ -56,9 +58,17 @@ class Figure:
         return "" if self.comparison is None or self.goal is None else f"{self.comparison} {self.goal:g}"
 
     @property
+    def proven(self) -> bool:
+        """False for a value that cannot be true."""
+        return self.value is None or self.ceiling is None or self.value <= self.ceiling
+
+    @property
     def met(self) -> bool | None:
-        """Whether the goal was reached; False for a broken measurement, None without a value or a goal."""
-        if self.failed:
+        """Whether the goal was reached.
+
+        False for a broken measurement and for a value that cannot be true, None without a value or a goal.
+        """
+        if self.failed or not self.proven:
             return False
         if self.value is None or self.comparison is None or self.goal is None:
             return None
@@ -75,7 +85,8 @@ class Figure:
     def to_json(self) -> dict[str, Any]:
         """Return the figure as JSON values."""
         shown = {"id": self.id, "value": self.value, "unit": self.unit, "target": self.target, "met": self.met}
-        return shown | {"anchor": self.anchor} | ({"note": self.note} if self.note else {})
+        more = {"note": self.note} if self.note else {}
+        return shown | {"anchor": self.anchor} | more | ({} if self.proven else {"proven": False})
 
 
 def measured(
@@ -87,20 +98,32 @@ def measured(
     goal: float | None = None,
     anchor: str = "",
     note: str = "",
+    ceiling: float | None = None,
 ) -> Figure:
-    """Return a figure with a value, with or without a goal.
+    """Return a figure with a value, with or without a goal; it cannot be more than ``ceiling``.
 
     Raises:
         ValueError: the value is NaN or infinite, which is a failed measurement.
     """
     if not math.isfinite(value):
         raise ValueError(f"{id}: measured {value}")
-    return Figure(id=id, value=value, unit=unit, comparison=comparison, goal=goal, anchor=anchor, note=note)
+    return Figure(
+        id=id, value=value, unit=unit, comparison=comparison, goal=goal, anchor=anchor, note=note, ceiling=ceiling
+    )
 
 
-def at_least(id: str, value: float, goal: float, unit: str = "x", *, anchor: str = "", note: str = "") -> Figure:
-    """Return a figure that should be ``goal`` or more."""
-    return measured(id, value, unit, comparison=">=", goal=goal, anchor=anchor, note=note)
+def at_least(
+    id: str,
+    value: float,
+    goal: float,
+    unit: str = "x",
+    *,
+    anchor: str = "",
+    note: str = "",
+    ceiling: float | None = None,
+) -> Figure:
+    """Return a figure that should be ``goal`` or more, and cannot be more than ``ceiling``."""
+    return measured(id, value, unit, comparison=">=", goal=goal, anchor=anchor, note=note, ceiling=ceiling)
 
 
 def at_most(id: str, value: float, goal: float, unit: str = "s", *, anchor: str = "", note: str = "") -> Figure:
@@ -178,9 +201,11 @@ def header() -> str:
 def row(figure: Figure) -> str:
     """Return one line of the table."""
     value = "-" if figure.value is None else f"{figure.value:.4g}"
-    met = "-" if figure.met is None else "yes" if figure.met else "FAILED" if figure.failed else "MISSED"
+    missed = "FAILED" if figure.failed else "MISSED" if figure.proven else "UNPROVEN"
+    met = "-" if figure.met is None else "yes" if figure.met else missed
     cells = (figure.id, value, figure.unit, figure.target, met)
-    told = " · ".join(filter(None, (figure.anchor, figure.note)))
+    doubt = "" if figure.proven else f"not proven: more than {figure.ceiling:g} cannot be, so the anchor is wrong"
+    told = " · ".join(filter(None, (doubt, figure.anchor, figure.note)))
     return " ".join(f"{cell:<{width}}" for cell, (width, _) in zip(cells, COLUMNS, strict=True)) + f" {told}"
 
 

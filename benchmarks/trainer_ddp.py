@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from torch._C._distributed_c10d import TCPStore
 from torch.nn.parallel import DistributedDataParallel
 
-from benchmarks.trainer_cluster import REPOSITORY, RunFailed
+from benchmarks.trainer_asked import Asked
 from benchmarks.trainer_quota import CpuQuota
 from trainer.data import sample_keys
 from trainer.options import Options
@@ -44,10 +43,18 @@ class DdpRun:
             RunFailed: a rank ended badly.
         """
         self._global_batch = global_batch
+        self._ranks = len(quotas)
         self._store = TCPStore("127.0.0.1", 0, None, is_master=True, wait_for_workers=False, timeout=TIMEOUT)
-        self._processes = [_start(rank, len(quotas), self._store.port, global_batch) for rank in range(len(quotas))]
-        for process, quota in zip(self._processes, quotas, strict=True):
-            quota.add(int(_answer(process)))
+        environments = [
+            {
+                "RANK": str(rank), "WORLD_SIZE": str(len(quotas)), "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(self._store.port), "TORCHELASTIC_USE_AGENT_STORE": "True",
+                "GLOO_SOCKET_IFNAME": "lo",
+            }
+            for rank in range(len(quotas))
+        ]  # fmt: skip
+        arguments = [[str(global_batch)]] * len(quotas)
+        self._asked = Asked("benchmarks.trainer_ddp", arguments, quotas, environments)
 
     def measure(self, steps: int) -> float:
         """Return samples per second over ``steps`` steps, after some to warm up.
@@ -55,12 +62,8 @@ class DdpRun:
         Raises:
             RunFailed: a rank ended badly.
         """
-        for process in self._processes:
-            assert process.stdin is not None
-            process.stdin.write(f"{steps + WARM_UP_STEPS}\n")
-            process.stdin.flush()
-        answers = [_answer(process) for process in self._processes]
-        durations: list[float] = json.loads(answers[0])[WARM_UP_STEPS:]
+        answers = self._asked.ask([str(steps + WARM_UP_STEPS)] * self._ranks)
+        durations: list[float] = answers[0][WARM_UP_STEPS:]
         return self._global_batch * len(durations) / sum(durations)
 
     def __enter__(self) -> Self:
@@ -69,29 +72,7 @@ class DdpRun:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for process in self._processes:
-            process.kill()
-            process.communicate()
-
-
-def _answer(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    told = process.stdout.readline()
-    if not told:
-        raise RunFailed("a DistributedDataParallel rank ended badly")
-    return told
-
-
-def _start(rank: int, world_size: int, port: int, global_batch: int) -> subprocess.Popen[str]:
-    environment = os.environ | {
-        "RANK": str(rank), "WORLD_SIZE": str(world_size), "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True", "GLOO_SOCKET_IFNAME": "lo",
-        "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY),
-        # The peer gets the allocator settings too: only the balance is compared.
-        "MALLOC_MMAP_THRESHOLD_": "2000000000", "MALLOC_TRIM_THRESHOLD_": "4000000000",
-    }  # fmt: skip
-    command = [sys.executable, "-m", "benchmarks.trainer_ddp", str(global_batch)]
-    return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._asked.__exit__(kind, error, trace)
 
 
 class _Loss(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
@@ -10,9 +11,9 @@ from statistics import median
 from typing import Final
 
 from benchmarks import trainer_network, trainer_peers
-from benchmarks.report import Figure, Options, at_most, measured, skipped
+from benchmarks.report import Figure, Options, at_most, failed, measured, skipped
 from benchmarks.trainer_balance import command_line
-from benchmarks.trainer_cluster import Cluster, trainer_run
+from benchmarks.trainer_cluster import Cluster, RunFailed, trainer_run
 from benchmarks.trainer_network import Network
 from benchmarks.trainer_peers import DidNotGoOn, Fault, Peer
 from trainer.events import Step
@@ -69,6 +70,9 @@ def _peer(id_: str, peer: Peer, fault: Fault, repeats: int) -> Figure:
         return measured(id_, median(pauses), "s", anchor=anchor, note=note)
     except DidNotGoOn as error:
         return measured(id_, trainer_peers.LONGEST_SECONDS, "s", anchor=anchor, note=f"a lower bound: {error}")
+    except RunFailed as error:
+        print(f"{id_}: {error}", file=sys.stderr, flush=True)
+        return failed(id_, str(error).splitlines()[0], "s")
 
 
 def _options(*more: str) -> list[str]:

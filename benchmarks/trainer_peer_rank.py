@@ -19,6 +19,8 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import TCPStore
 
+from benchmarks.trainer_peers import READY
+
 PARAMETERS: Final = 620_000
 STEP_SECONDS: Final = 0.1
 PATIENCE: Final = timedelta(seconds=2)
@@ -31,7 +33,8 @@ def lighthouse(address: str) -> None:
 
     server = LighthouseServer(
         bind=f"{address}:0",
-        min_replicas=1,
+        # The two that survive a loss; a single one that is early does not begin without the others.
+        min_replicas=2,
         join_timeout_ms=100,
         quorum_tick_ms=100,
         heartbeat_timeout_ms=int(PATIENCE.total_seconds() * 1000),
@@ -76,6 +79,10 @@ def torchft_replica(address: str, lighthouse_address: str, replica: str) -> None
         hostname=address,
         checkpoint_transport=Transport(timeout=PATIENCE, num_chunks=0),
     )
+    # Replicas that begin one after the other heal from each other at every step, which on a busy machine may not end.
+    sys.stdout.write(f"{READY}\n")
+    sys.stdout.flush()
+    sys.stdin.readline()
     while True:
         manager.start_quorum()
         time.sleep(STEP_SECONDS)

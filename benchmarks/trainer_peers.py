@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -25,9 +25,11 @@ Peer = Literal["torchft", "torchrun"]
 Fault = Literal["kill", "stop", "link"]
 RANKS: Final = 3
 LOST: Final = 2
+READY: Final = "ready to begin"
+"""What a replica of torchft says before it waits for a line on its standard input."""
 STEPS_BEFORE: Final = 15
 STEPS_AFTER: Final = 6
-START_SECONDS: Final = 90.0
+START_SECONDS: Final = 120.0
 LONGEST_SECONDS: Final = 45.0
 """A peer that has not gone on after so long counts as one that does not."""
 
@@ -45,7 +47,12 @@ class _Process:
     """Steps in a row that all ranks took part in, up to now."""
     worker: int = 0
     """Process id of the rank itself, which torchrun starts as a child."""
+    ready: bool = False
     said: list[str] = field(default_factory=list)
+
+    def last_words(self) -> str:
+        """Return the end of what it said."""
+        return "".join(self.said[-5:])[-400:]
 
 
 @dataclass(slots=True)
@@ -74,21 +81,49 @@ class _Run:
         assert followed.process.stdout is not None
         for line in followed.process.stdout:
             with self.changed:
-                if line.startswith('{"time"'):
-                    told = json.loads(line)
+                # A peer's own log goes to the same pipe and may come before it in the line.
+                _, found, rest = line.partition('{"time"')
+                if found:
+                    told = json.JSONDecoder().raw_decode(found + rest)[0]
                     followed.ends.append(told["time"])
                     followed.worker = told["pid"]
                     followed.together = followed.together + 1 if told["participants"] == RANKS else 0
-                    self.changed.notify_all()
                 else:
+                    followed.ready = followed.ready or READY in line
                     followed.said.append(line)
+                self.changed.notify_all()
+        with self.changed:
+            self.changed.notify_all()
+
+    def _wait(self, condition: Callable[[], bool]) -> bool:
+        """Wait until a condition holds, while all processes live."""
+        with self.changed:
+            self.changed.wait_for(
+                lambda: condition() or any(each.process.poll() is not None for each in self.processes),
+                timeout=START_SECONDS,
+            )
+            return condition()
+
+    def begin(self) -> None:
+        """Let the processes begin together, once each has said that it is ready.
+
+        Raises:
+            RunFailed: one did not become ready.
+        """
+        if not self._wait(lambda: all(each.ready for each in self.processes)):
+            raise RunFailed(f"a replica did not become ready: {self.story()}")
+        for each in self.processes:
+            assert each.process.stdin is not None
+            each.process.stdin.write("\n")
+            each.process.stdin.flush()
+
+    def story(self) -> str:
+        """Return what each process last said, for a message."""
+        return " | ".join(f"rank {rank}: {each.last_words()}" for rank, each in enumerate(self.processes))
 
     def wait_until_together(self) -> bool:
         """Wait until every rank has done some steps in a row with all the others."""
-        with self.changed:
-            return self.changed.wait_for(
-                lambda: all(each.together >= STEPS_BEFORE for each in self.processes), timeout=START_SECONDS
-            )
+        return self._wait(lambda: all(each.together >= STEPS_BEFORE for each in self.processes))
 
     def wait_for_steps(self, after: float, count: int, timeout: float) -> bool:
         """Wait until the first rank has done ``count`` steps after a time."""
@@ -109,7 +144,7 @@ def pause(peer: Peer, fault: Fault) -> float:
         network = stack.enter_context(Network(RANKS)) if fault == "link" else None
         run = stack.enter_context(_torchft(network) if peer == "torchft" else _torchrun(network))
         if not run.wait_until_together():
-            raise RunFailed(f"{peer} did not train with all ranks: {''.join(run.processes[0].said[-5:])[-500:]}")
+            raise RunFailed(f"{peer} did not train with all ranks: {run.story()}")
         usual = (run.processes[0].ends[-1] - run.processes[0].ends[-6]) / 5
         struck = time.time()
         _strike(run, fault)
@@ -147,6 +182,7 @@ def _torchft(network: Network | None) -> Iterator[_Run]:
             process = run.start(rank, ["benchmarks.trainer_peer_rank", *arguments], environment)
             stack.callback(_end, process)
             run.follow(process)
+        run.begin()
         yield run
 
 

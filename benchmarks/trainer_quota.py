@@ -84,6 +84,10 @@ class CpuQuota:
                 # The thread has ended since it was listed.
                 os.sched_setaffinity(int(thread.name), {self._processor})
 
+    def release(self, process_id: int) -> None:
+        """Let a process out again: one that stands still, but for its heartbeat, would use up what others are due."""
+        (self._folder.parent / "cgroup.procs").write_text(str(process_id), encoding="ascii")
+
     def __enter__(self) -> Self:
         return self
 
@@ -96,7 +100,7 @@ class CpuQuota:
             for process_id in (self._folder / "cgroup.procs").read_text(encoding="ascii").split():
                 with contextlib.suppress(ProcessLookupError):
                     # It ended since the list was read.
-                    (self._folder.parent / "cgroup.procs").write_text(process_id, encoding="ascii")
+                    self.release(int(process_id))
             try:
                 self._folder.rmdir()
             except OSError:

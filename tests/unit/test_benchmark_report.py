@@ -51,6 +51,24 @@ def test_a_missed_target_is_an_exit_code_and_a_word(capsys: pytest.CaptureFixtur
     assert "MISSED" in capsys.readouterr().out
 
 
+def test_more_than_can_be_is_not_proven_instead_of_met(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A cluster quicker than the sum of its ranks says that the ranks alone were measured wrongly."""
+    file = tmp_path / "figures.json"
+
+    def ratios(_: Options) -> Iterator[Figure]:
+        yield at_least("whole_of_parts", 1.212, 0.97, ceiling=1.02)
+        yield at_least("within_noise", 1.01, 0.97, ceiling=1.02)
+
+    assert main("example", ratios, ["--json", str(file)]) == 1
+    table = capsys.readouterr().out
+    assert "UNPROVEN" in table
+    assert "more than 1.02 cannot be" in table
+    wrong, right = json.loads(file.read_text())["figures"]
+    assert (wrong["met"], wrong["proven"]) == (False, False)
+    assert right["met"] is True
+    assert "proven" not in right
+
+
 def test_a_broken_measurement_fails_even_a_quick_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "figures.json"
     assert main("example", lambda _: iter([failed("pause_s", "the run ended")]), ["--quick", "--json", str(file)]) == 1
