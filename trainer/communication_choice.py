@@ -12,8 +12,9 @@ from trainer.options import Communication
 
 CHEAP: Final = 0.05
 """Exact gradients stay while they take less than this part of the computing."""
-BEARABLE: Final = 0.5
-"""16-bit gradients stay while they take less than this part of the computing."""
+BEARABLE: Final = 0.2
+"""16-bit gradients stay while they take less than this part of the computing. Beyond it they cost more than an
+approximation is worth sparing: at 100 Mbit/s a step with them lasts twice as long as one with PowerSGD."""
 
 
 @dataclass(frozen=True, slots=True)

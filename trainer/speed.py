@@ -56,7 +56,7 @@ def sizes(largest: int, global_batch: int, device: str) -> list[int]:
         global_batch: No micro-batch can be larger.
         device: CPUs lose speed beyond their caches long before accelerators do.
     """
-    limit = min(global_batch, largest or (256 if device == "cpu" else 4096))
+    limit = min(global_batch, largest or (512 if device == "cpu" else 4096))
     powers = [1 << exponent for exponent in range(2, limit.bit_length()) if 1 << exponent <= limit]
     return sorted({*powers, limit})
 

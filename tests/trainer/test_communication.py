@@ -149,7 +149,14 @@ def test_flat_model_shares_its_memory_with_the_model() -> None:
 
 @pytest.mark.parametrize(
     ("rate", "compute", "mode"),
-    [(0.0, 1.0, "exact"), (1e9, 1.0, "exact"), (2e7, 1.0, "bf16"), (1e7, 0.1, "powersgd"), (1e7, 0.0, "powersgd")],
+    [
+        (0.0, 1.0, "exact"),
+        (1e9, 1.0, "exact"),
+        (4e7, 1.0, "bf16"),
+        (2e7, 1.0, "powersgd"),
+        (1e7, 0.1, "powersgd"),
+        (1e7, 0.0, "powersgd"),
+    ],
 )
 def test_auto_follows_the_measured_link(rate: float, compute: float, mode: str) -> None:
     choice = choose("auto", 10_000_000, rate, compute)

@@ -59,7 +59,7 @@ def processor(clock: Clock, tried: list[int], samples_per_second: float = 1000.0
 def test_a_small_piece_within_one_quota_period_does_not_look_quick(clock: Clock) -> None:
     """Twelve milliseconds of work a call and periods of 100 ms: four calls in five are never throttled."""
     clock.quota, clock.period = 0.25, 0.100
-    found = calibrate(processor(clock, [], 2000.0), sizes(0, 256, "cpu"), device="cpu")
+    found = calibrate(processor(clock, [], 2000.0), sizes(0, 1024, "cpu"), device="cpu")
     smallest, seconds = found.table[0]
     assert smallest / seconds == pytest.approx(0.25 * 2000 * smallest / (smallest + 16), rel=0.35)
     table = TimeTable.measured(found.table)
@@ -69,7 +69,7 @@ def test_a_small_piece_within_one_quota_period_does_not_look_quick(clock: Clock)
 @pytest.mark.parametrize("samples_per_second", [100.0, 200.0, 1000.0, 50_000.0])
 def test_a_processor_gets_to_large_micro_batches_within_its_budget(clock: Clock, samples_per_second: float) -> None:
     tried: list[int] = []
-    found = calibrate(processor(clock, tried, samples_per_second), sizes(0, 256, "cpu"), device="cpu")
+    found = calibrate(processor(clock, tried, samples_per_second), sizes(0, 1024, "cpu"), device="cpu")
     assert clock.now <= speed.BUDGET_SECONDS * 1.1
     assert found.max_micro_batch >= (256 if samples_per_second >= 1000 else 32)
 
@@ -92,7 +92,7 @@ def test_a_rank_that_gets_slower_beyond_its_cache_stops_there(clock: Clock) -> N
     def run(samples: int) -> None:
         clock.work(samples / (1000.0 if samples <= 64 else 500.0))
 
-    found = calibrate(run, sizes(0, 256, "cpu"), device="cpu")
+    found = calibrate(run, sizes(0, 1024, "cpu"), device="cpu")
     assert TimeTable.measured(found.table).micro_batch(1024) <= 64
 
 
