@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from remote.engine import Engine
+from remote.engine import Engine, ImageInfo
 from remote.errors import ConnectionDropped, EngineError, ImageError
 from remote.images.credentials import registry_auth
 from remote.images.engine_pull import check_message, messages
@@ -162,5 +162,26 @@ async def pull_from_registry(engine: Engine, ref: str, report: Report) -> None:
     found = await engine.image(ref)
     if found is None:
         raise ImageError(f"{ref} is not there although the engine pulled it", host=engine.host, next_step="try again")
-    if existing is None or existing.id != found.id:
-        await put_name(engine, ref, ref)
+    if existing is not None and existing.id == found.id:
+        return
+    await _require_processor(engine, reference, found, keep=existing is not None)
+    await put_name(engine, ref, ref)
+
+
+async def _require_processor(engine: Engine, reference: Reference, found: ImageInfo, *, keep: bool) -> None:
+    """Compare processors: an engine takes an image that is offered for one processor only, whatever its own is.
+
+    Raises:
+        ImageError: the image is for another one; what was pulled is removed unless its name was there before.
+    """
+    own = str((await engine.version()).get("Arch") or "")
+    if not own or found.architecture in ("", own):
+        return
+    if not keep:
+        await engine.remove_image(found.ref)
+    raise ImageError(
+        f"{reference.familiar} is for {found.architecture} only, and this host is {own}",
+        host=engine.host,
+        next_step=f"docker buildx build --platform linux/{own},linux/{found.architecture} --push -t "
+        f"{reference.familiar} . offers it for both, or give the host an image of its own: image = … in [[hosts]]",
+    )

@@ -109,10 +109,11 @@ def give(path: str, image: str, address: str, port: str) -> None:
                 return
 
 
-try:
-    if sys.argv[1] == "take":
-        take(*sys.argv[2:])
-    else:
-        give(*sys.argv[2:])
-except (OSError, ValueError, EOFError, http.client.HTTPException) as error:
-    sys.exit(str(error) or repr(error))
+if __name__ == "__main__":
+    try:
+        if sys.argv[1] == "take":
+            take(*sys.argv[2:])
+        else:
+            give(*sys.argv[2:])
+    except (OSError, ValueError, EOFError, http.client.HTTPException) as error:
+        sys.exit(str(error) or repr(error))

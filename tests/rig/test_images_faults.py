@@ -11,7 +11,7 @@ import pytest
 from remote.errors import EngineError, ImageError, RemoteError
 from remote.images.send import Delivery
 from tests.rig.hosts import Rig
-from tests.rig.image_world import World, drop_images, image_world, left_over, make_image, stray_downloads
+from tests.rig.image_world import World, drop_images, image_world, left_over, make_image, slow_way_out, stray_downloads
 from tests.rig.machine import wait_for
 
 pytestmark = pytest.mark.rig
@@ -89,8 +89,24 @@ async def test_an_engine_that_restarts_says_so_and_the_next_go_succeeds(world: W
     target.start_engine()
     target.wait_engine()
     await world.hosts.close()
-    await (await world.delivery("h1", "h2", "app:1")).run()
-    assert await world.layers("h2", "app:1") == delivery.image.diff_ids
+
+    # The same while it loads an archive, which takes long enough to be caught on a slow link only.
+    make_image(world.rig.host("h1"), "app:2", 40)
+    loading = await world.delivery("h1", "h2", "app:2")
+    with slow_way_out(world.rig, "80mbit"):
+        running = asyncio.create_task(loading.run())
+        await _until(loading, 0.3, running)
+        await asyncio.to_thread(target.kill_engine)
+        with pytest.raises(RemoteError) as caught:
+            await asyncio.wait_for(running, 60)
+    assert (loading.way, caught.value.host) == ("archive", "h2")
+    target.start_engine()
+    target.wait_engine()
+    await world.hosts.close()
+
+    for ref, layers in (("app:1", delivery.image.diff_ids), ("app:2", loading.image.diff_ids)):
+        await (await world.delivery("h1", "h2", ref)).run()
+        assert await world.layers("h2", ref) == layers
     assert left_over(target) == []
 
 

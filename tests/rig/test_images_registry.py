@@ -12,8 +12,9 @@ import pytest
 
 from remote.errors import ImageError
 from remote.images.registry_pull import pull_from_registry
+from tests.rig.faults.engine_faults import SMALL, for_another_processor, import_small
 from tests.rig.hosts import Rig
-from tests.rig.image_world import World, drop_images, image_world, make_image
+from tests.rig.image_world import World, drop_images, image_world, left_over, make_image
 from tests.rig.machine import wait_for
 
 pytestmark = pytest.mark.rig
@@ -102,6 +103,11 @@ async def test_tls_and_password_from_this_machines_store(
         source.docker("login", "--username", "me", "--password", PASSWORD, registry.address)
         source.docker("tag", "app:1", ref)
         source.docker("push", ref)
+        import_small(source, "for another processor")
+        for_another_processor(source)
+        foreign = f"{registry.address}/team/foreign:1"
+        source.docker("tag", SMALL, foreign)
+        source.docker("push", foreign)
         source.docker("logout", registry.address)
         auth = base64.b64encode(f"me:{PASSWORD}".encode()).decode()
         (tmp_path / "config.json").write_text(json.dumps({"auths": {registry.address: {"auth": auth}}}))
@@ -110,6 +116,12 @@ async def test_tls_and_password_from_this_machines_store(
         assert not (world.rig.host("h2").folder / "srv/trainer/.docker").exists(), "nothing is stored on the host"
         phases = [each.phase for each in world.told if each.host == "h2"]
         assert "pulling" in phases
+
+        with pytest.raises(ImageError, match="is for arm64 only, and this host is amd64") as other:
+            await _pull(world, "h2", foreign)
+        assert "--platform linux/amd64,linux/arm64" in other.value.next_step
+        assert await world.layers("h2", foreign) == ()
+        assert left_over(world.rig.host("h2")) == []
 
         with pytest.raises(ImageError, match="has no") as unknown:
             await _pull(world, "h2", f"{registry.address}/team/app:2")
