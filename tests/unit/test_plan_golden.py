@@ -45,6 +45,7 @@ def test_the_cases_cover_every_kind_of_cluster() -> None:
         "process-and-docker",
         "local-master",
         "one-host",
+        "encrypted",
     }
 
 
@@ -62,7 +63,9 @@ def test_text_is_the_stored_one(case: str) -> None:
 def test_plan_survives_json(case: str) -> None:
     plan = _plan(case)
     assert plan_from_json(plan_to_json(plan)) == plan
-    assert list(json.loads(plan_to_json(plan))) == list(LaunchPlan.__dataclass_fields__)
+    # What a plan does not have is left out, as it is from plans that were stored before there was such a thing.
+    there = [name for name in LaunchPlan.__dataclass_fields__ if getattr(plan, name) is not None]
+    assert list(json.loads(plan_to_json(plan))) == there
 
 
 @pytest.mark.parametrize("case", CASES)
