@@ -29,7 +29,7 @@ MAX_OUTPUT_CHARACTERS: Final = 8192
 FULL_DISK_SECONDS: Final = 0.2
 """Until a full disk is tried again."""
 DRAIN_SECONDS: Final = 2.0
-"""How long the relays may go on after a rank ended: a child of its own may hold the pipe open."""
+"""How long the relays may go on after their process ended: a child of its own may hold the pipe open."""
 PYTHON: Final = (sys.executable, *(["-P"] if sys.flags.safe_path else []))
 """The interpreter of the ranks: where the agent does not look for modules in the current folder, neither do they."""
 SCRIPT_SILENCE_SECONDS: Final = 60.0
@@ -65,6 +65,7 @@ class Agent:
         self._writing = threading.Lock()
         self._emitter = Emitter(-1, self._write_line)
         self._store: subprocess.Popen[bytes] | None = None
+        self._store_relays: list[threading.Thread] = []
         self._port = host.master_port
         self._ranks: list[_Rank] = []
         self._asked_to_stop = 0.0
@@ -110,8 +111,14 @@ class Agent:
             pass_fds=(listening.fileno(),),
         )
         listening.close()
+        assert self._store.stdout is not None
         assert self._store.stderr is not None
-        threading.Thread(target=self._relay_output, args=(None, self._store.stderr, "stderr"), daemon=True).start()
+        self._store_relays = [
+            threading.Thread(target=self._relay_output, args=(None, self._store.stderr, "stderr"), daemon=True),
+            threading.Thread(target=self._relay_notices, args=(self._store.stdout,), daemon=True),
+        ]
+        for relay in self._store_relays:
+            relay.start()
 
     def _end_store(self) -> None:
         """Let the store serve the ranks of other hosts until the run is over there too."""
@@ -119,6 +126,7 @@ class Agent:
             return
         self._tell_store(b"stop\nfinish\n" if self._asked_to_stop else b"finish\n")
         self._store.wait()
+        self._drain(self._store_relays)
 
     def _tell_store(self, words: bytes) -> None:
         assert self._store is not None
@@ -194,7 +202,7 @@ class Agent:
                 continue
             code = os.waitstatus_to_exitcode(status)
             ended.process.returncode = code
-            self._drain(ended)
+            self._drain(ended.relays)
             if code == 0:
                 continue
             if self._may_restart(ended, code):
@@ -232,9 +240,9 @@ class Agent:
             text = f"the store and coordinator on {self._host.host} {_how_it_ended(code)}; the run cannot go on"
             self._emitter.emit(Failed, error=text, exit_code=code if code > 0 else 128 - code)
 
-    def _drain(self, ended: _Rank) -> None:
+    def _drain(self, relays: Sequence[threading.Thread]) -> None:
         deadline = time.monotonic() + DRAIN_SECONDS
-        for relay in ended.relays:
+        for relay in relays:
             relay.join(timeout=max(0.0, deadline - time.monotonic()))
 
     def _on_signal(self, _number: int, _frame: object) -> None:
@@ -273,6 +281,11 @@ class Agent:
         while line := pipe.readline(MAX_OUTPUT_CHARACTERS):
             text = line.decode("utf-8", errors="replace").rstrip("\n")
             self._emitter.emit(Output, stream=stream, text=text, source_rank=rank)
+
+    def _relay_notices(self, pipe: IO[bytes]) -> None:
+        """Pass on what the coordinator says."""
+        while line := pipe.readline(MAX_OUTPUT_CHARACTERS):
+            self._emitter.emit(Notice, level="warning", text=line.decode("utf-8", errors="replace").rstrip("\n"))
 
     def _write_line(self, line: str) -> None:
         with self._writing:

@@ -13,7 +13,7 @@ import asyncio
 import json
 import math
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -26,6 +26,8 @@ TICK_SECONDS: Final = 0.05
 START_TIMEOUT_SECONDS: Final = 600.0
 REFORM_TIMEOUT_SECONDS: Final = 300.0
 PATIENT_SECONDS: Final = 30.0
+TOLD_SECONDS: Final = 3.0
+"""A rank that may be silent for longer without being given up is told to the person after so long."""
 ALONE_SECONDS: Final = 3.0
 """Without any connected rank for so long a run that had begun is over, once its own host's ranks have ended."""
 
@@ -35,14 +37,24 @@ class _Peer:
     rank: int
     writer: asyncio.StreamWriter
     last_heard: float
+    is_told: bool = False
+    """The person knows that it is silent."""
 
 
 class Coordinator:
     """Serves one run. Everything happens on one event loop, so no locks are needed."""
 
-    def __init__(self, roster: Roster, *, run_id: str, heartbeat_timeout: float) -> None:
-        """``heartbeat_timeout`` is in seconds."""
+    def __init__(
+        self,
+        roster: Roster,
+        *,
+        run_id: str,
+        heartbeat_timeout: float,
+        tell: Callable[[str], None] = lambda _text: None,
+    ) -> None:
+        """``heartbeat_timeout`` is in seconds; ``tell`` takes a sentence that a person should read."""
         self.roster = roster
+        self._tell = tell
         self._run_id = run_id
         self._heartbeat_timeout = heartbeat_timeout
         self._peers: dict[int, _Peer] = {}
@@ -88,6 +100,8 @@ class Coordinator:
             for peer in list(self._peers.values()):
                 if now - peer.last_heard > patience:
                     self._drop(peer, f"no sign of life for {now - peer.last_heard:.1f} s")
+                else:
+                    self._tell_silence(peer, now - peer.last_heard, patience)
             if now - last_beat >= BEAT_SECONDS:
                 last_beat = now
                 for peer in self._peers.values():
@@ -96,6 +110,17 @@ class Coordinator:
             waiting_since = waiting_since if waiting else now
             self._check_patience(now - waiting_since)
             self._check_ended()
+
+    def _tell_silence(self, peer: _Peer, seconds: float, patience: float) -> None:
+        """Name a rank that is stopped, frozen or cut off long before it is given up, and once it is back."""
+        if self.roster.generation < 0 or peer.is_told == (seconds > TOLD_SECONDS):
+            return
+        peer.is_told = not peer.is_told
+        if peer.is_told:
+            what = f"no sign of life for {seconds:.1f} s: stopped, frozen, cut off or too busy"
+            self._tell(f"rank {peer.rank}: {what}; it is given up after {patience:g} s")
+        else:
+            self._tell(f"rank {peer.rank} gives signs of life again")
 
     def _patience(self) -> float:
         """Return the seconds of silence that mean death: long where a mistake would cost the run, not a moment.

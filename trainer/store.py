@@ -1,17 +1,20 @@
 """The process on the master that hosts the TCPStore and the coordinator, outside every rank.
 
-Ranks can then be lost, rank 0 included, without losing the rendezvous. Its parent is the agent, which talks to it on
-standard input: the line ``stop`` means "stop the run, for the agent was told to end", ``finish`` "leave when the run is
+Ranks can then be lost, rank 0 included, without losing the rendezvous. Its parent is the agent. What comes out of
+standard output is for the person, a sentence a line; what libraries print there goes to standard error instead. On
+standard input the line ``stop`` means "stop the run, for the agent was told to end", ``finish`` "leave when the run is
 over"; the end of input means that the agent is gone.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from typing import Final
 
 from trainer.coordinator import Coordinator
@@ -23,17 +26,24 @@ COORDINATOR_KEY: Final = "coordinator_port"
 
 
 async def serve(
-    *, run_id: str, port: int, world_size: int, elastic: bool, heartbeat_timeout: float, inherited_socket: int | None
+    tell: Callable[[str], None],
+    *,
+    run_id: str,
+    port: int,
+    world_size: int,
+    elastic: bool,
+    heartbeat_timeout: float,
+    inherited_socket: int | None,
 ) -> None:
-    """Serve one run until it is over."""
+    """Serve one run until it is over; ``tell`` takes what a person should read."""
     from torch._C._distributed_c10d import PrefixStore, TCPStore
 
-    coordinator = Coordinator(Roster(world_size, elastic), run_id=run_id, heartbeat_timeout=heartbeat_timeout)
+    coordinator = Coordinator(
+        Roster(world_size, elastic), run_id=run_id, heartbeat_timeout=heartbeat_timeout, tell=tell
+    )
     coordinator_port = await coordinator.start(port + 1 if port < 65535 else 0)
     store = TCPStore("127.0.0.1", port, None, is_master=True, wait_for_workers=False, master_listen_fd=inherited_socket)
     PrefixStore(run_id, store).set(COORDINATOR_KEY, str(coordinator_port))
-    sys.stdout.write(json.dumps({"store": store.port, "coordinator": coordinator_port}) + "\n")
-    sys.stdout.flush()
     watch = asyncio.create_task(coordinator.watch())
     may_leave = asyncio.Event()
     agent = asyncio.create_task(_obey_agent(coordinator, may_leave))
@@ -43,6 +53,21 @@ async def serve(
     await asyncio.wait({over}, timeout=None if may_leave.is_set() else ORPHAN_SECONDS)
     for task in (watch, agent, told, over):
         task.cancel()
+
+
+def _take_output() -> Callable[[str], None]:
+    """Keep standard output for what the agent passes on as notices; native libraries too print to standard error now.
+
+    When the agent is gone nobody is left to be told.
+    """
+    notices = os.dup(1)
+    os.dup2(2, 1)
+
+    def tell(text: str) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            os.write(notices, text.encode() + b"\n")
+
+    return tell
 
 
 async def _obey_agent(coordinator: Coordinator, may_leave: asyncio.Event) -> None:
@@ -61,7 +86,7 @@ def main() -> int:
     """Run as the agent's child; the settings come as one JSON object on the command line."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    asyncio.run(serve(**json.loads(sys.argv[1])))
+    asyncio.run(serve(_take_output(), **json.loads(sys.argv[1])))
     # The TCPStore's own threads must not hold up the end of a finished run.
     os._exit(0)
 

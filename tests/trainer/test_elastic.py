@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -92,24 +91,6 @@ def test_a_killed_rank_costs_little_comes_back_and_leaves_no_trace_in_the_losses
         assert [event.seq for event in events] == list(range(len(events))), "a restart must not break the numbering"
 
 
-def test_a_killed_rank_costs_the_survivors_less_than_200_ms(tmp_path: Path) -> None:
-    """The best of three counts: this machine may be busy with something else."""
-    costs: list[float] = []
-    with cluster(tmp_path) as run:
-        run.start([1, 1, 1], [*OPTIONS, "--epochs", "50"], speeds=SPEEDS)
-        run.wait_for(lambda: len(run.of(Step, 0)) >= 5)
-        while len(costs) < 3 and min(costs, default=1.0) >= 0.2:
-            seen = len(run.of(Membership))
-            before = time.time()
-            run.kill(2)
-            run.wait_for(lambda seen=seen: len(run.of(Membership)) > seen)  # type: ignore[misc]
-            costs.append(run.of(Membership)[seen].time - before)
-            run.wait_for(lambda: run.of(Membership)[-1].joined == (2,))
-        run.send("stop")
-        assert run.wait() == [0, 0, 0]
-    assert min(costs) < 0.2, costs
-
-
 def test_a_stopped_rank_is_left_behind_and_catches_up(tmp_path: Path, expected: dict[int, float]) -> None:
     with cluster(tmp_path / "together") as run:
         run.start([1, 1, 1], [*OPTIONS, "--heartbeat-timeout", "3"], speeds=SPEEDS)
@@ -134,10 +115,16 @@ def test_a_stopped_rank_is_left_behind_and_catches_up(tmp_path: Path, expected: 
         assert_same_curve(losses(run), expected)
 
 
-def test_without_elastic_one_lost_rank_ends_all_and_is_named(tmp_path: Path) -> None:
+def test_without_elastic_a_silent_rank_is_named_and_a_lost_one_ends_all(tmp_path: Path) -> None:
     with cluster(tmp_path) as run:
         run.start([1, 1, 1], [*OPTIONS, "--no-elastic"], speeds=SPEEDS)
         run.wait_for(lambda: len(run.of(Step, 0)) >= 3)
+        run.kill(2, signal.SIGSTOP)
+        run.wait_for(lambda: any("rank 2: no sign of life for " in event.text for event in run.of(Notice, -1)))
+        run.kill(2, signal.SIGCONT)
+        run.wait_for(lambda: any("rank 2 gives signs of life again" in event.text for event in run.of(Notice, -1)))
+        behind = run.newest_step(0)
+        run.wait_for_step(behind + 1, rank=0)
         run.kill(1)
         assert run.wait(timeout=20) == [1, 137, 1]
         for rank in (0, 2):
