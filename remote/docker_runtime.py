@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import dataclasses
 import datetime
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from remote.claim import ABANDONED_SECONDS, WAYS_OUT, occupied_by
 from remote.container import ContainerSpec, spec_of
@@ -31,6 +33,8 @@ from remote.progress import LaunchProgress
 from remote.results import Archive, fetch_output
 from remote.runtime import ControlFiles, FetchReport, HostRunState, LogLine, State, StoredCheckpoint
 
+MESSAGE_TIMEOUT: Final = 3.0
+"""Seconds for the word that the run is to stop; the signal comes in any case."""
 _STATES = {"created": State.CREATED, "exited": State.EXITED, "dead": State.EXITED}
 """The engine's words; running, paused, restarting and removing all still hold the devices."""
 
@@ -159,8 +163,14 @@ class DockerRuntime:
 
     async def end(self, run_id: str, *, grace: float = 10.0) -> None:
         container = await self._own(run_id)
-        if container is not None:
-            await self.engine.stop(container, grace=grace)
+        if container is None:
+            return
+        # A container that has just ended takes no message, and one with a full disk neither. By the signal alone its
+        # ranks leave the run one host after the other, and the last one writes the checkpoint.
+        with contextlib.suppress(EngineError, TimeoutError):
+            async with asyncio.timeout(MESSAGE_TIMEOUT):
+                await self.control(run_id, {"command": "stop"})
+        await self.engine.stop(container, grace=grace)
 
     async def stop(self, run_id: str, *, grace: float = 10.0) -> None:
         container = await self._own(run_id)

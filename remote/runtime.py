@@ -177,7 +177,11 @@ class HostRuntime(Protocol):
         ...
 
     async def end(self, run_id: str, *, grace: float = 10.0) -> None:
-        """End the ranks, which write a last checkpoint if they can, and keep all that they left."""
+        """End the run here, and by that everywhere, and keep all that it left.
+
+        The ranks are told ``stop`` before the signal: all of them stop after the same step and one writes a last
+        checkpoint. A signal alone would mean that this host leaves while the others go on.
+        """
         ...
 
     async def fetch(

@@ -271,11 +271,14 @@ def control(folder: Path, name: str, data: bytes) -> None:
 
 
 def end(folder: Path, grace: float) -> None:
-    """Ask the agent to end and kill what is left after the grace. The folder stays."""
+    """Tell the ranks to stop, ask the agent to end, and kill what is left after the grace. The folder stays."""
     plan = _read_json(folder / "plan.json")
     pid = _read_json(folder / "pid")
     if plan is not None and pid is not None:
         number = int(pid["agent"][0])
+        # The run may have ended, or the disk be full: by the signal alone each host leaves the run for itself.
+        with contextlib.suppress(Refused, OSError):
+            control(folder, f"{time.time_ns():020d}-stop.json", b'{"command": "stop"}')
         # The agent alone gets SIGTERM and passes it on, as with the init of a container.
         _end(pid, signal.SIGTERM, grace)
         if _lives(pid["agent"]):

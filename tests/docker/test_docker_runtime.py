@@ -121,14 +121,17 @@ async def test_gpus_are_asked_for_by_their_ids(runtime: DockerRuntime, engine: E
         await runtime.start(RUN)
 
 
-async def test_stop_gives_the_agent_its_grace_and_touches_no_other_container(
+async def test_end_says_stop_gives_the_agent_its_grace_and_touches_no_other_container(
     runtime: DockerRuntime, engine: Engine
 ) -> None:
+    """A signal without the message would mean that this host leaves."""
     other_host = DockerRuntime("beta", engine)
     await other_host.create(plan("sleep 1000", host="beta"), RUN)
     await other_host.start(RUN)
     stranger = await engine.create(ContainerSpec(image=IMAGE, argv=("sleep", "1000"), labels=((LABEL_RUN, "other"),)))
-    await runtime.create(plan("trap 'echo saved; exit 0' TERM; echo up; while :; do sleep 0.05; done"), RUN)
+    await runtime.create(
+        plan("trap 'cat /hetero/control/*-stop.json; echo; exit 0' TERM; echo up; while :; do sleep 0.05; done"), RUN
+    )
     await runtime.start(RUN)
     lines: list[str] = []
 
@@ -140,10 +143,11 @@ async def test_stop_gives_the_agent_its_grace_and_touches_no_other_container(
     while not lines:  # noqa: ASYNC110 - the lines come from the container
         await asyncio.sleep(0.02)
     started = time.monotonic()
-    await runtime.stop(RUN, grace=10)
+    await runtime.end(RUN, grace=10)
     assert time.monotonic() - started < 5
     await reading
-    assert lines == ["up", "saved"]
+    assert lines == ["up", '{"command": "stop"}']
+    await runtime.stop(RUN)
     assert (await runtime.inspect(RUN)).state is State.MISSING
     assert (await other_host.inspect(RUN)).state is State.RUNNING
     assert await engine.inspect(stranger) is not None

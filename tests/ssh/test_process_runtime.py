@@ -156,14 +156,16 @@ async def test_it_survives_the_connection(runtime: ProcessRuntime, host: Running
         runtime.runner = await connect(host.inventory_host())
 
 
-async def test_stop_lets_the_agent_end_in_good_order(runtime: ProcessRuntime) -> None:
-    script = "trap 'echo saved > $HETERO_OUTPUT/../../kept; exit 0' TERM; echo up; while :; do sleep 0.02; done"
+async def test_stop_says_so_before_it_lets_the_agent_end_in_good_order(runtime: ProcessRuntime) -> None:
+    """A signal alone would mean that this host leaves."""
+    saved = "cat $HETERO_CONTROL/*-stop.json > $HETERO_OUTPUT/../../kept"
+    script = f"trap '{saved}; exit 0' TERM; echo up; while :; do sleep 0.02; done"
     await runtime.create(plan(script), RUN)
     await runtime.start(RUN)
     await first_line(runtime)
     folder = Path(await runtime._folder(RUN))
     await runtime.stop(RUN, grace=10)
-    assert (folder.parent / "kept").read_text() == "saved\n"
+    assert json.loads((folder.parent / "kept").read_text()) == {"command": "stop"}
     assert not folder.exists()
     (folder.parent / "kept").unlink()
     folder.parent.rmdir()
