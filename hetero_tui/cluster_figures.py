@@ -110,13 +110,15 @@ def run_state(views: Iterable[RankView]) -> tuple[RunState, str]:
     """Return how the run stands and that in words."""
     states = [view.state for view in views]
     failed = states.count(RankState.FAILED)
+    left = states.count(RankState.LEFT)
     lost = f", {failed} rank{'s' if failed > 1 else ''} failed" if failed else ""
+    lost += f", {left} rank{'s have' if left > 1 else ' has'} left" if left else ""
     if not states:
         return RunState.IDLE, "no run"
     if all(state.ended for state in states):
         if RankState.FINISHED in states:
             return RunState.FINISHED, "finished" + lost
-        if RankState.STOPPED in states:
+        if RankState.STOPPED in states or RankState.LEFT in states:
             return RunState.STOPPED, "stopped" + lost
         return RunState.FAILED, "failed"
     live = [state for state in states if not state.ended]

@@ -33,7 +33,10 @@ def describe(event: Event) -> tuple[str, str, int | None]:
             text += f", pause {event.pause:.2f} s" + (f": {event.reason}" if event.reason else "")
             return ("warning" if event.left else "info"), text, None
         case Done():
-            return "info", f"{event.state} after {event.steps} steps, {event.seconds:.1f} s", None
+            after = f"{event.state} after {event.steps} steps, {event.seconds:.1f} s"
+            if event.state == "left":
+                return "warning", f"{after}: terminated from outside, the others go on", None
+            return "info", after, None
         case _:
             return "info", event.kind, None
 

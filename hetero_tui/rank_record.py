@@ -24,6 +24,7 @@ _LIVE: Final = (
     RankState.READY,
     RankState.TRAINING,
 )
+_DONE: Final = {"finished": RankState.FINISHED, "stopped": RankState.STOPPED, "left": RankState.LEFT}
 _FIELD_CELLS: Final = 200
 
 
@@ -91,9 +92,14 @@ class RankRecord:
             case Failed():
                 self.fail(event.error)
             case Done():
-                self.state = RankState.STOPPED if event.state == "stopped" else RankState.FINISHED
+                self._feed_done(event)
             case _:
                 pass
+
+    def _feed_done(self, event: Done) -> None:
+        self.state = _DONE[event.state]
+        if self.state is RankState.LEFT:
+            self.error = "left: terminated from outside"
 
     def fail(self, error: str) -> None:
         """The rank is gone; the first reason stays."""

@@ -64,6 +64,7 @@ UNICODE: Final = Glyphs(
         RankState.FAILED: "✖",
         RankState.FINISHED: "✔",
         RankState.STOPPED: "■",
+        RankState.LEFT: "◁",
     },
     runs={
         RunState.IDLE: "–",
@@ -114,6 +115,7 @@ ASCII: Final = Glyphs(
         RankState.FAILED: "x",
         RankState.FINISHED: "+",
         RankState.STOPPED: "#",
+        RankState.LEFT: "<",
     },
     runs={
         RunState.IDLE: "-",
@@ -168,6 +170,7 @@ RANK_TONES: Final[Mapping[RankState, str]] = {
     RankState.FAILED: "fail",
     RankState.FINISHED: "ok",
     RankState.STOPPED: "dim",
+    RankState.LEFT: "warn",
 }
 RUN_TONES: Final[Mapping[RunState, str]] = {
     RunState.IDLE: "dim",

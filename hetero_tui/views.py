@@ -29,11 +29,13 @@ class RankState(StrEnum):
     FAILED = "failed"
     FINISHED = "finished"
     STOPPED = "stopped"
+    LEFT = "left"
+    """Its host was told to end from outside; the others go on."""
 
     @property
     def ended(self) -> bool:
         """No more events are expected."""
-        return self in (RankState.FAILED, RankState.FINISHED, RankState.STOPPED)
+        return self in (RankState.FAILED, RankState.FINISHED, RankState.STOPPED, RankState.LEFT)
 
 
 class RunState(StrEnum):

@@ -284,6 +284,29 @@ def test_survivors_finish_with_a_lost_rank(feed: Feeder) -> None:
     assert view.state_text == "finished, 1 rank failed"
 
 
+@pytest.mark.parametrize("others_first", [True, False])
+def test_a_rank_whose_host_was_told_to_end_has_left_and_is_no_failure(feed: Feeder, others_first: bool) -> None:
+    for rank in range(3):
+        feed.hello(rank)
+    feed.step(0, [4, 4, 4], [0.5, 0.5, 0.5])
+    for own in (False, True) if others_first else (True, False):
+        if own:
+            feed(Done, 1, state="left", steps=1)
+        else:
+            feed(Membership, 0, generation=1, members=(0, 2), left=(1,), reason="rank 1 left: host1 was told to end")
+    view = feed.store.rank_view(1)
+    assert (view.state, view.error) == (RankState.LEFT, "left: terminated from outside")
+    assert feed.store.cluster_view().ranks_failed == 0
+    assert feed.store.cluster_view().state_text.endswith(", 1 rank has left")
+    assert any("the others go on" in record.text and record.level == "warning" for record in feed.store.events.tail(20))
+    for rank in (0, 2):
+        feed(Done, rank, state="finished")
+    assert feed.store.cluster_view().state is RunState.FINISHED
+
+    feed.hello(1)
+    assert (feed.store.rank_view(1).state, feed.store.rank_view(1).error) == (RankState.WAITING_FOR_GO, "")
+
+
 def test_a_rank_without_a_share_is_a_spare(feed: Feeder) -> None:
     feed.hello(0)
     feed.hello(1)
