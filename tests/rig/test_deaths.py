@@ -54,6 +54,10 @@ def test_a_lost_host_and_a_lost_engine_are_told_apart(rig: Rig, tmp_path: Path) 
         client.wait_said("h3: error: no contact: its engine is gone")
         rig.host("h3").start_engine()
         rig.host("h3").wait_engine()
+        # It tells the containers it finds to end, which is no word to stop the run.
+        client.wait_said("rank 2 left: h3 was told to end from outside (SIGTERM)")
+        client.wait_said("h3: rank 2 warning: left after ")
+        client.wait_steps("h1", 3)
         assert client.document("stop", timeout=180)["stopped"]
     assert client.containers() == _NOTHING
 

@@ -146,17 +146,14 @@ def kill_container(scene: Scene) -> Outcome:
 
 
 def kill_engine(scene: Scene) -> Outcome:
-    """SIGKILL a worker's dockerd and containerd, and start them again: they tell what they find running to end.
-
-    Ranks that are told to end by SIGTERM end the whole run in good order, with a checkpoint: so it is over.
-    """
+    """SIGKILL a worker's dockerd and containerd, and start them again: they tell what they find running to end."""
     host, seconds = scene.worker(), scene.random.uniform(0.2, 2.0)
     host.kill_engine()
     _hold(seconds)
     host.start_engine()
     host.wait_engine()
     text = f"engine of {host.name} killed and started after {seconds:.1f} s"
-    return Outcome(text, ended=(host.name,), run_over=True)
+    return Outcome(text, ended=(host.name,))
 
 
 def restart_worker(scene: Scene) -> Outcome:
