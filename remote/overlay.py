@@ -69,6 +69,9 @@ class Overlay:
                 return each
         raise KeyError(name)
 
+    def __contains__(self, name: object) -> bool:
+        return any(each.host == name for each in self.hosts)
+
     def pairs(self) -> Iterator[tuple[str, str]]:
         """Yield every unordered pair of hosts once."""
         names = [each.host for each in self.hosts]

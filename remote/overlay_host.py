@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import re
 import shlex
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Final, TypeVar
@@ -26,6 +27,10 @@ _KEY: Final = re.compile(r"[A-Za-z0-9+/]{43}=")
 _LABEL: Final = "hetero-tui cluster="
 _LOOK: Final = f"cat /sys/class/net/{PREFIX}*/ifalias 2>/dev/null || true"
 _T = TypeVar("_T")
+
+
+class NoHandshake(OverlayError):
+    """Some hosts and the hub do not reach each other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +123,18 @@ async def raise_overlay(
         await _undo(overlay, runners)
         raise
     return Raised(overlay, {name: host.kind for name, host in hosts.items()}, apart)
+
+
+@asynccontextmanager
+async def trial(
+    overlay: Overlay, runners: Mapping[str, Runner], living: Mapping[str, Collection[str]]
+) -> AsyncIterator[Raised]:
+    """Raise an overlay as ``raise_overlay`` does and take it down at the end, whatever happens meanwhile."""
+    raised = await raise_overlay(overlay, runners, living=living)
+    try:
+        yield raised
+    finally:
+        await _undo(overlay, runners)
 
 
 async def take_down(
@@ -234,7 +251,7 @@ async def _relay(
     """Lead the pairs that did not meet over the hub.
 
     Raises:
-        OverlayError: a host did not meet the hub either.
+        NoHandshake: a host did not meet the hub either.
     """
     lost = sorted(
         name
@@ -243,7 +260,7 @@ async def _relay(
     )
     if lost:
         named = ", ".join(lost)
-        raise OverlayError(
+        raise NoHandshake(
             f"no handshake between {overlay.hub} and {named} over UDP {overlay.port} of "
             f"{overlay.host(overlay.hub).endpoint}",
             host=overlay.hub,

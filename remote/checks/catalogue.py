@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from remote.checks import addresses, engine, gpu, image, job, network, reach, resources, script, software
+from remote.checks import addresses, engine, gpu, image, job, network, overlay, reach, resources, script, software
 from remote.checks.model import Check
 
 GROUPS: tuple[tuple[str, tuple[Check, ...]], ...] = (
@@ -11,7 +11,10 @@ GROUPS: tuple[tuple[str, tuple[Check, ...]], ...] = (
     ("Resources", resources.CHECKS),
     ("GPU", gpu.CHECKS),
     ("Image and software", (*image.CHECKS, gpu.CUDA, *software.CHECKS)),
-    ("Network", (addresses.EPHEMERAL, network.PROBE, *addresses.CHECKS, *network.CHECKS)),
+    (
+        "Network",
+        (addresses.EPHEMERAL, overlay.WIREGUARD, network.PROBE, overlay.OVERLAY, *addresses.CHECKS, *network.CHECKS),
+    ),
     ("Job", (*job.CHECKS, script.SCRIPT)),
 )
 """What belongs together on the screen."""

@@ -14,11 +14,13 @@ from remote.checks.software_report import Software
 from remote.errors import RemoteError
 from remote.facts import Facts
 from remote.inventory import Host, Inventory
+from remote.overlay import Overlay, is_encrypted
 from remote.runner import Completed, Runner
 from remote.runtime import HostRunState
 
 if TYPE_CHECKING:
     from remote.engine import ImageInfo
+    from remote.overlay_host import Raised
 
 
 class JobEngine(Protocol):
@@ -98,6 +100,10 @@ class CheckContext:
         self._version: Shared[str, Mapping[str, Any]] = Shared(self._read_version)
         self._images: Shared[str, ImageInfo | None] = Shared(self._read_image)
         self._report: NetworkReport | None = None
+        self.overlay: Overlay | None = None
+        """The encrypted network whose addresses the ranks will dial, once it was tried."""
+        self.overlay_outcome: Raised | RemoteError | None = None
+        """What became of that trial; None when there was none."""
         self.software: dict[str, Software] = {}
         """What each host's ranks will run on, where that was found out."""
 
@@ -184,6 +190,8 @@ class CheckContext:
     async def address(self, name: str) -> str:
         """The address other ranks dial to reach this host, or an empty string when it is not known."""
         host = self.host(name)
+        if self.overlay is not None and name in self.overlay:
+            return self.overlay.host(name).address
         if host.train_address:
             return host.train_address
         facts = await self.facts(name)
@@ -195,6 +203,8 @@ class CheckContext:
         Raises:
             PlanError: none is known that the other hosts could reach.
         """
+        if self.overlay is not None:
+            return self.overlay.host(self.overlay.hub).address
         known = self.known_facts
         facts = {name: known.get(name, Facts(host=name)) for name in self.host_names}
         return plan_network.master_address(self.inventory, facts).address
@@ -206,6 +216,8 @@ class CheckContext:
             PlanError: the interface that the inventory names is not there.
         """
         facts = await self.facts(name)
+        if self.overlay is not None and name in self.overlay:
+            return self.overlay.interface
         return plan_network.choose_interface(self.inventory, self.host(name), facts, self.master_address())
 
     async def python(self, name: str) -> str:
@@ -224,9 +236,10 @@ class CheckContext:
     async def probe_network(self, hosts: tuple[str, ...]) -> NetworkReport:
         """Let a listener and a dialler run on each of ``hosts`` at the same time, and keep what they found."""
         from remote.checks.network_probe import probe_network
+        from remote.checks.overlay import probe_in_trial
 
-        self._report = None
-        self._report = await probe_network(self, hosts)
+        self._report = self.overlay = None
+        self._report = await (probe_in_trial if is_encrypted(self.inventory) else probe_network)(self, hosts)
         return self._report
 
     async def forget(self, hosts: tuple[str, ...]) -> None:

@@ -351,7 +351,7 @@ PROBE = Check(
     remedy="Bring the image to the host, or install python3 there.",
     probe=_probe,
     needs=("system",),
-    after=("image", "python", "image-python", "stale-runs"),
+    after=("image", "python", "image-python", "stale-runs", "wireguard"),
     is_source=True,
     deadline=PROBE_DEADLINE,
 )

@@ -57,9 +57,9 @@ def start_service(facts: Facts, service: str) -> tuple[str, ...]:
             return (f"sudo systemctl enable --now {service}",)
 
 
-def open_ports(facts: Facts, ports: str, sources: tuple[str, ...]) -> Fix:
-    """Let ``sources`` (addresses) reach TCP ``ports`` (``29500`` or ``29900-29950``) of the host."""
-    words = f"let {', '.join(sources) or 'the other hosts'} reach TCP {ports} on {facts.host}"
+def open_ports(facts: Facts, ports: str, sources: tuple[str, ...], *, protocol: Literal["tcp", "udp"] = "tcp") -> Fix:
+    """Let ``sources`` (addresses) reach ``ports`` (``29500`` or ``29900-29950``) of the host."""
+    words = f"let {', '.join(sources) or 'the other hosts'} reach {protocol.upper()} {ports} on {facts.host}"
     if facts.system == "Darwin":
         return Fix(
             f"{words}: the firewall of macOS blocks programs, not ports; allow the Python that runs the job",
@@ -76,8 +76,8 @@ def open_ports(facts: Facts, ports: str, sources: tuple[str, ...]) -> Fix:
             f"{words}: in PowerShell as administrator",
             (
                 (
-                    "New-NetFirewallRule -DisplayName hetero-tui -Direction Inbound -Action Allow -Protocol TCP "
-                    f"-LocalPort {ports}{addresses}"
+                    "New-NetFirewallRule -DisplayName hetero-tui -Direction Inbound -Action Allow "
+                    f"-Protocol {protocol.upper()} -LocalPort {ports}{addresses}"
                 ),
             ),
             host=facts.host,
@@ -90,7 +90,8 @@ def open_ports(facts: Facts, ports: str, sources: tuple[str, ...]) -> Fix:
             (
                 (
                     "New-NetFirewallHyperVRule -Name hetero-tui -DisplayName hetero-tui -Direction Inbound "
-                    f"-Action Allow -Protocol TCP {rule} -VMCreatorId '{{40E0AC32-46A5-438A-A0B2-2B479E8F2E90}}'"
+                    f"-Action Allow -Protocol {protocol.upper()} {rule} "
+                    "-VMCreatorId '{40E0AC32-46A5-438A-A0B2-2B479E8F2E90}'"
                 ),
             ),
             host=facts.host,
@@ -101,7 +102,7 @@ def open_ports(facts: Facts, ports: str, sources: tuple[str, ...]) -> Fix:
         if name in found:
             return Fix(
                 f"{words}: {name} is on",
-                _firewall_commands(name, ports, sources),
+                _firewall_commands(name, ports, sources, protocol),
                 host=facts.host,
                 needs_root=True,
                 safe=True,
@@ -115,15 +116,15 @@ def open_ports(facts: Facts, ports: str, sources: tuple[str, ...]) -> Fix:
     )
 
 
-def _firewall_commands(name: str, ports: str, sources: tuple[str, ...]) -> tuple[str, ...]:
+def _firewall_commands(name: str, ports: str, sources: tuple[str, ...], protocol: str) -> tuple[str, ...]:
     colon = ports.replace("-", ":")
     everyone = sources or ("0.0.0.0/0",)
     match name:
         case "ufw":
-            return tuple(f"sudo ufw allow proto tcp from {source} to any port {colon}" for source in everyone)
+            return tuple(f"sudo ufw allow proto {protocol} from {source} to any port {colon}" for source in everyone)
         case "firewalld":
             rules = (
-                f'rule family="ipv4" source address="{source}" port port="{ports}" protocol="tcp" accept'
+                f'rule family="ipv4" source address="{source}" port port="{ports}" protocol="{protocol}" accept'
                 for source in everyone
             )
             return (
@@ -132,8 +133,10 @@ def _firewall_commands(name: str, ports: str, sources: tuple[str, ...]) -> tuple
             )
         case "nft" | "nftables":
             return tuple(
-                f"sudo nft insert rule inet filter input ip saddr {source} tcp dport {ports} accept"
+                f"sudo nft insert rule inet filter input ip saddr {source} {protocol} dport {ports} accept"
                 for source in everyone
             )
         case _:
-            return tuple(f"sudo iptables -I INPUT -p tcp -s {source} --dport {colon} -j ACCEPT" for source in everyone)
+            return tuple(
+                f"sudo iptables -I INPUT -p {protocol} -s {source} --dport {colon} -j ACCEPT" for source in everyone
+            )
