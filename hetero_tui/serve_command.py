@@ -12,11 +12,13 @@ import ipaddress
 import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
 from hetero_tui import exit_codes
 from remote.errors import UserError
+from remote.inventory import load_inventory
 
 LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -31,7 +33,8 @@ def run(command: Sequence[str], *, host: str, port: int, expose: bool) -> int:
         expose: addresses beyond loopback are meant.
 
     Raises:
-        UserError: textual-serve is not installed, the address is not loopback, or there is nothing to open.
+        UserError: textual-serve is not installed, the address is not loopback, there is nothing to open, or the
+            cluster.toml has a mistake, which each tab could only end with.
     """
     if importlib.util.find_spec("textual_serve") is None:
         raise UserError("textual-serve is not installed", next_step="pip install 'hetero-tui[serve]'")
@@ -45,6 +48,8 @@ def run(command: Sequence[str], *, host: str, port: int, expose: bool) -> int:
             f"{host} can be reached by others, who could use your SSH keys through the app: there is no password",
             next_step="ssh -L PORT:localhost:PORT this machine, or --expose where everybody may",
         )
+    if command[0].endswith(".toml"):
+        load_inventory(Path(command[0]))
     from hetero_tui.serve_page import GuardedServer
 
     line = shlex.join([sys.executable, "-m", "hetero_tui", *command])
@@ -71,3 +76,19 @@ def is_ours(host: str, origin: str | None, *, expose: bool) -> bool:
     if not expose and (urlsplit(f"//{host}").hostname or "") not in LOOPBACK_NAMES:
         return False
     return origin is None or urlsplit(origin).netloc == host
+
+
+def page_policy(host: str) -> str:
+    """Return the ``Content-Security-Policy`` that keeps a page to this server, so that it also loads without internet.
+
+    textual-serve's page asks Google for a font and shows nothing until that has failed; its scripts are inline. No
+    other page may show it in a frame, where a click or key meant for that page could reach the app.
+
+    Args:
+        host: the ``Host`` header of the request for the page.
+    """
+    return (
+        f"default-src 'self'; connect-src 'self' ws://{host}; img-src 'self' data:; font-src 'self' data:; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+        "script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'"
+    )

@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for something another process does; twenty seconds without it fail the test."""
-    async with asyncio.timeout(20):
+async def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    """Wait for something another process does; that long without it fails the test."""
+    async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 (the other side is a process: there is no event to wait for)
             await asyncio.sleep(0.01)
 
