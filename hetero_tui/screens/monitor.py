@@ -207,9 +207,11 @@ class MonitorScreen(LiveScreen):
 
     @property
     def cursor_host(self) -> str:
-        """Host of the rank under the cursor; empty without ranks."""
-        rank = self.query_one(RankTable).cursor_rank
-        return "" if rank is None else self.session.store.rank_view(rank).host
+        """Host of the rank under the cursor; empty without ranks, and before the panes are there."""
+        for table in self.query(RankTable):
+            if (rank := table.cursor_rank) is not None:
+                return self.session.store.rank_view(rank).host
+        return ""
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Offer the one of two opposites that makes sense."""

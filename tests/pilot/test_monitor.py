@@ -9,6 +9,7 @@ import pytest
 from hetero_tui.app import HeteroApp, binding_ids
 from hetero_tui.screens.dialogs import Ask, ErrorDialog
 from hetero_tui.screens.jump import JumpScreen
+from hetero_tui.screens.monitor import MonitorScreen
 from hetero_tui.settings import load_settings
 from hetero_tui.widgets import log_export
 from hetero_tui.widgets.charts_pane import ChartsPane
@@ -32,6 +33,10 @@ async def test_the_balance_tab_names_the_straggler_its_cause_its_cost_and_a_life
         session.steps(60)
         screen.pull()
         await shows(pilot, "no rank makes the others wait")
+
+
+def test_the_footer_may_ask_for_the_host_before_there_are_panes() -> None:
+    assert MonitorScreen(make()).cursor_host == ""
 
 
 async def test_charts_zoom_and_show_the_values_of_all_ranks_at_the_cursor() -> None:
