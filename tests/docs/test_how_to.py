@@ -108,6 +108,6 @@ async def test_the_screen_of_the_page() -> None:
     async with running(session, (80, 24)) as (app, pilot):
         assert isinstance(app, HeteroApp)
         await asyncio.wait_for(app.push_screen(names["PhasesScreen"](session)), 30)
-        status = SimpleNamespace(phase="unreachable")
+        status = SimpleNamespace(phase="unreachable", detail="")
         session.hosts["laptop"] = status  # type: ignore[assignment]
         await shows(pilot, "Phases", "laptop unreachable")
