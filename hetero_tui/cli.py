@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from cyclopts import App, CycloptsError, Group, Parameter
 
-from hetero_tui import __version__, cli_doctor, cli_runs, cli_setup, exit_codes
+from hetero_tui import __version__, cli_control, cli_doctor, cli_runs, cli_setup, exit_codes
 from hetero_tui.cli_options import (
     DEFAULT_EXPERIMENTS,
     Ascii,
@@ -259,7 +259,7 @@ def shares(
     return exit_codes.OK
 
 
-for command in (*cli_runs.COMMANDS, *cli_setup.COMMANDS, *cli_doctor.COMMANDS):
+for command in (*cli_control.COMMANDS, *cli_runs.COMMANDS, *cli_setup.COMMANDS, *cli_doctor.COMMANDS):
     app.command(command)
 
 

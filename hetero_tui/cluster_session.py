@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from hetero_tui.code_sending import send_code
-from hetero_tui.following import Following
+from hetero_tui.following import Following, catch_up
 from hetero_tui.homecoming import Homecoming
-from hetero_tui.merged_log import merged_log, stored_log
+from hetero_tui.merged_log import merged_log
 from hetero_tui.preflight import Preflight
+from hetero_tui.reach import named, reached, require_connected
 from hetero_tui.recording import RecordedStore, recorded_store, take_up
 from hetero_tui.session import CheckInfo, ConfirmHostKey, HostStatus, LaunchProgress
 from hetero_tui.store import Store
@@ -26,7 +27,7 @@ from remote.checks.model import CheckProgress, CheckResult, Verdict
 from remote.checks.network_report import PairMatrix
 from remote.checks.run import run_checks, summarize
 from remote.claim import refuse_if_occupied, signed, this_master
-from remote.errors import ConnectError, RemoteError, UserError
+from remote.errors import RemoteError, UserError
 from remote.facts import Facts
 from remote.images.model import ImagePlan, ImageProgress
 from remote.inventory import Inventory
@@ -76,6 +77,7 @@ class ClusterSession:
         self._results: dict[tuple[str, str], CheckResult] = {}
         self._plan: LaunchPlan | None = None
         self._run_dir: RunDir | None = None
+        self._behind: Mapping[str, str] | None = None
         self._readonly = readonly
         self._homecoming = Homecoming(inventory, experiments)
         self._is_following = False
@@ -294,7 +296,7 @@ class ClusterSession:
     def _begin(self, plan: LaunchPlan, run_dir: RunDir) -> RecordedStore:
         if self._run_dir is not None:
             self._run_dir.close()
-        self._plan, self._run_dir = plan, run_dir
+        self._plan, self._run_dir, self._behind = plan, run_dir, None
         self._context.current_run = plan.run_id
         store, self._ingest = recorded_store(run_dir, readonly=self._readonly)
         self._store = store
@@ -333,6 +335,7 @@ class ClusterSession:
         with store.replaying():
             self._expect(plan, store)
         await take_up(store, self._ingest, run_dir.records())
+        self._behind = run_dir.positions(as_read=True)
 
     async def follow(self, report: Callable[[LaunchProgress], None] = lambda _progress: None) -> None:
         """Feed the store until the run has ended everywhere, then bring its results home and remove it from the hosts.
@@ -341,7 +344,7 @@ class ClusterSession:
         """
         plan, run_dir = self._running()
         if run_dir.read_ended() is None:
-            positions = run_dir.positions()
+            positions, self._behind = run_dir.positions() if self._behind is None else self._behind, None
             following = Following(
                 self._hosts,
                 run_dir,
@@ -359,9 +362,15 @@ class ClusterSession:
         elif not self.kept:
             return
         if not self._readonly:
-            runtimes, unreachable = await self._homecoming.reachable(self._hosts)
-            planned = {host.host: runtimes[host.host] for host in plan.hosts if host.host in runtimes}
+            planned, unreachable = await reached(plan, self._homecoming, self._hosts)
             await self._bring_home(plan.run_id, planned, unreachable, report, may_end=False)
+
+    async def catch_up(self) -> None:
+        """Take in what the hosts of an attached run have told by now; :meth:`follow` goes on from there."""
+        plan, run_dir = self._running()
+        runtimes, _ = await reached(plan, self._homecoming, self._hosts)
+        behind = run_dir.positions() if self._behind is None else self._behind
+        self._behind = await catch_up(plan.run_id, runtimes, self._store, self._ingest, behind)
 
     @property
     def newest_stored_run(self) -> str:
@@ -399,13 +408,16 @@ class ClusterSession:
 
     async def control(self, message: Mapping[str, object], hosts: frozenset[str] | None = None) -> None:
         plan, _ = self._running()
-        runtimes = await self._runtimes(plan)
+        runtimes, unreachable = await reached(plan, self._homecoming, self._hosts)
         chosen = {name: runtime for name, runtime in runtimes.items() if hosts is None or name in hosts}
-        missed = await send(plan.run_id, chosen, message)
+        missed = {name: why for name, why in unreachable.items() if hosts is None or name in hosts}
+        missed |= await send(plan.run_id, chosen, message)
+        if chosen.keys() - missed.keys():
+            self._store.note_control(message)
         if missed:
-            named = "; ".join(f"{name}: {reason}" for name, reason in missed.items())
-            raise RemoteError(f"{message['command']} did not reach every host: {named}", next_step="send it again")
-        self._store.note_control(message)
+            raise RemoteError(
+                f"{message['command']} did not reach every host: {named(missed)}", next_step="send it again"
+            )
 
     async def stop(self, report: Callable[[LaunchProgress], None], *, discard: bool = False) -> None:
         plan, _ = self._running()
@@ -428,9 +440,9 @@ class ClusterSession:
         runtimes, unreachable = await self._homecoming.reachable(self._hosts)
         home = await self._bring_home(run_id, runtimes, unreachable, report, discard=discard)
         if home.unreachable:
-            named = "; ".join(f"{name}: {reason}" for name, reason in home.unreachable.items())
             raise RemoteError(
-                f"run {run_id} may still be alive on {named}", next_step="run hetero-tui stop again once they answer"
+                f"run {run_id} may still be alive on {named(home.unreachable)}",
+                next_step="run hetero-tui stop again once they answer",
             )
         if home.kept:
             raise not_home(run_id, home.kept)
@@ -469,26 +481,13 @@ class ClusterSession:
         Raises:
             ConnectError: some could not; the message names them all.
         """
-        missing = [each for each in self.hosts.values() if each.phase != "connected"]
-        if missing:
-            named = "; ".join(f"{each.host} ({each.detail})" for each in missing)
-            raise ConnectError(f"could not ask {named}", next_step="see hetero-tui check")
+        require_connected(self.hosts.values())
 
-    async def log_lines(self, run_id: str, *, go_on: bool) -> AsyncIterator[LogRecord]:
-        """Yield the output of all ranks of a run from its beginning, merged as it arrives.
-
-        Args:
-            run_id: which run.
-            go_on: follow until the run has ended, instead of stopping at what there is now.
-        """
+    def log_lines(self, run_id: str, *, go_on: bool) -> AsyncIterator[LogRecord]:
+        """Return the output of all ranks of a run from its beginning; ``go_on`` follows until the run has ended."""
         stored = stored_run(self._experiments, self._inventory.cluster.name, run_id)
-        if stored is not None and stored.read_ended() is not None:
-            for record in stored_log(stored):
-                yield record
-            return
         names = [host.name for host in self._inventory.hosts]
-        async for record in merged_log(names, self._hosts.runtime, run_id, go_on=go_on):
-            yield record
+        return merged_log(stored, names, lambda name: self._hosts.runtime(name), run_id, go_on=go_on)
 
     async def close(self) -> None:
         if self._run_dir is not None:

@@ -14,7 +14,7 @@ from remote.decode_errors import decode_exit
 from remote.errors import RemoteError
 from remote.inventory import Limits
 from remote.run_dir import RunDir
-from remote.runtime import HostRunState, State
+from remote.runtime import HostRunState, HostRuntime, State, closing
 from remote.stream import follow
 from remote.text import one_line
 
@@ -118,6 +118,30 @@ class Following:
             await runtime.end(self.run_dir.run_id, grace=self.limits.stop_seconds)
         except (RemoteError, TimeoutError, OSError) as error:
             self.store.note(f"could not be ended: {one_line(error)}", "error", host=name)
+
+
+async def catch_up(
+    run_id: str, runtimes: Mapping[str, HostRuntime], store: Store, ingest: Ingest, positions: Mapping[str, str]
+) -> dict[str, str]:
+    """Feed once what the hosts have told of a run by now, behind ``positions``, and return those behind it.
+
+    What cannot be read from a host is noted: the run may have lost it and go on.
+    """
+    behind = dict(positions)
+
+    async def one(name: str, runtime: HostRuntime) -> None:
+        try:
+            async with closing(runtime.logs(run_id, behind.get(name, ""), follow=False)) as batches:
+                async for lines in batches:
+                    await ingest.feed(name, lines)
+                    behind[name] = lines[-1].position if lines else behind.get(name, "")
+        except (RemoteError, TimeoutError, OSError) as error:
+            store.note(f"cannot tell what the ranks said there: {one_line(error)}", "warning", host=name)
+
+    async with asyncio.TaskGroup() as tasks:
+        for name, runtime in runtimes.items():
+            tasks.create_task(one(name, runtime))
+    return behind
 
 
 def lost_text(detail: str, *, is_reached: bool, runtime: str) -> str:

@@ -357,9 +357,13 @@ async def _session(
 async def ask_host_key(unknown: HostKeyUnknown) -> bool:
     """Show the fingerprint and ask. Without a terminal the answer is no, and the checklist says what to do."""
     _say(str(unknown))
-    if not sys.stdin.isatty():
-        return False
-    answer = await asyncio.to_thread(input, "Trust this key from now on? [yes/no] ")
+    return sys.stdin.isatty() and await confirmed("Trust this key from now on?")
+
+
+async def confirmed(question: str) -> bool:
+    """Ask the person at the terminal. Standard output is left to results: it may be a file with one JSON document."""
+    print(f"{question} [yes/no] ", end="", file=sys.stderr, flush=True)
+    answer: str = await asyncio.to_thread(sys.stdin.readline)
     return answer.strip().lower() == "yes"
 
 

@@ -168,6 +168,22 @@ class Stopped(TypedDict):
     checkpoints: list[str]
 
 
+class HostChange(TypedDict):
+    """``exclude`` and ``admit``: the plan in force, by rank; ``changed`` says whether it is a new one."""
+
+    schema: int
+    run: str
+    command: Literal["exclude", "admit"]
+    host: str
+    changed: bool
+    step: int
+    reason: str
+    excluded: list[str]
+    shares: list[int]
+    predicted_samples_per_second: float | None
+    predicted_cost: float | None
+
+
 class StoredRunEntry(TypedDict):
     """One run kept on this machine."""
 
@@ -282,6 +298,8 @@ DOCUMENTS: Final[dict[str, tuple[type[Any], ...]]] = {
     "status": (Status,),
     "logs": (LogLine,),
     "stop": (Stopped,),
+    "exclude": (HostChange,),
+    "admit": (HostChange,),
     "runs": (Runs,),
     "replay": (ReplayEvent, ReplayOutput, ReplayAct, ReplayResult),
     "report": (Report,),

@@ -38,11 +38,17 @@ def stored_log(run_dir: RunDir) -> Iterator[LogRecord]:
 
 
 async def merged_log(
-    names: Sequence[str], runtime: Callable[[str], Awaitable[HostRuntime]], run_id: str, *, go_on: bool
+    stored: RunDir | None,
+    names: Sequence[str],
+    runtime: Callable[[str], Awaitable[HostRuntime]],
+    run_id: str,
+    *,
+    go_on: bool,
 ) -> AsyncIterator[LogRecord]:
-    """Yield the output of all ranks of a run on the hosts from its beginning.
+    """Yield the output of all ranks of a run from its beginning, merged as it arrives.
 
     Args:
+        stored: the run's folder on this machine; of a run that has ended it holds everything, and no host is asked.
         names: the hosts.
         runtime: returns what runs things on a host.
         run_id: which run.
@@ -51,6 +57,10 @@ async def merged_log(
     Raises:
         RemoteError: a host could not be asked.
     """
+    if stored is not None and stored.read_ended() is not None:
+        for record in stored_log(stored):
+            yield record
+        return
     arrived: asyncio.Queue[LogRecord] = asyncio.Queue(maxsize=WAITING_LINES)
     reader = _Reader()
 

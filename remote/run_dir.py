@@ -342,9 +342,12 @@ class RunDir:
             if stored is not None:
                 yield stored
 
-    def positions(self) -> dict[str, str]:
-        """Return for each host the position behind its last stored line: where its log goes on."""
-        if self._read_to is None or self._read_to[0] != self._size():
+    def positions(self, *, as_read: bool = False) -> dict[str, str]:
+        """Return for each host the position behind its last stored line: where its log goes on.
+
+        With ``as_read`` behind the last line that :meth:`records` gave here, whatever others have written since.
+        """
+        if self._read_to is None or not (as_read or self._read_to[0] == self._size()):
             return {line.host: line.position for line in self.lines()}
         return dict(self._read_to[1])
 

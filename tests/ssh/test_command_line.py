@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import gzip
 import json
 import os
+import pty
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -14,23 +17,34 @@ from typing import Any
 
 import pytest
 
+from hetero_tui.json_documents import validate
 from remote.embedded import EmbeddedCluster, EmbeddedHost, embedded_hosts
 from tests.ssh.checking import free_port
+from tests.ssh.spying import files_holding, holding, watched
 
 pytestmark = pytest.mark.slow
 
 SPEEDS = {"fast": 400, "middle": 200, "slow": 100}
+PERSONAL = "personal-fLqT81zN"
+"""A token in the environment of the person's shell."""
+REGISTRY = "registry-Kd02mWvB"
+"""A password in the person's Docker configuration."""
+FOR_RANKS = "for-ranks-Xy7RpQ4s"
+"""A value that the cluster file gives to the ranks."""
 
 
 @dataclass(frozen=True)
 class Answer:
+    command: str
     code: int
     out: str
     err: str
 
     @property
     def document(self) -> dict[str, Any]:
+        """The one document on standard output, which is of the form that its command declares."""
         found: dict[str, Any] = json.loads(self.out)
+        validate(self.command, found)
         return found
 
 
@@ -53,7 +67,9 @@ class CommandLine:
             lines += ["[[hosts]]", *(f"{key} = {json.dumps(value)}" for key, value in entry.items())]
         (self.folder / "cluster.toml").write_text("\n".join(lines) + "\n")
 
-    async def start(self, command: str, *options: str) -> asyncio.subprocess.Process:
+    async def start(
+        self, command: str, *options: str, stdin: int = asyncio.subprocess.DEVNULL
+    ) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -62,17 +78,29 @@ class CommandLine:
             "cluster.toml",
             *options,
             cwd=self.folder,
-            stdin=asyncio.subprocess.DEVNULL,
+            stdin=stdin,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             env={**os.environ, "NO_COLOR": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
         )
 
-    async def run(self, command: str, *options: str, timeout: float = 180) -> Answer:
-        process = await self.start(command, *options)
+    async def run(
+        self, command: str, *options: str, timeout: float = 180, stdin: int = asyncio.subprocess.DEVNULL
+    ) -> Answer:
+        process = await self.start(command, *options, stdin=stdin)
         async with asyncio.timeout(timeout):
             out, err = await process.communicate()
-        return Answer(process.returncode or 0, out.decode(), err.decode())
+        return Answer(command, process.returncode or 0, out.decode(), err.decode())
+
+    async def run_typing(self, typed: str, command: str, *options: str) -> Answer:
+        """Run it with a terminal as standard input, at which somebody has typed ``typed``."""
+        person, terminal = pty.openpty()
+        try:
+            os.write(person, typed.encode())
+            return await self.run(command, *options, stdin=terminal)
+        finally:
+            os.close(terminal)
+            os.close(person)
 
     def processes_left(self) -> list[str]:
         """Command lines of rank processes whose home is one of the hosts' folders."""
@@ -100,6 +128,18 @@ async def line_with(stream: asyncio.StreamReader | None, words: str) -> str:
     raise AssertionError(f"{words!r} was never said")
 
 
+def add_secrets(line: CommandLine, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Put secrets where a person has them, and return what must not be seen of them anywhere else."""
+    login = base64.b64encode(f"me:{REGISTRY}".encode())
+    (line.folder / "docker").mkdir()
+    (line.folder / "docker" / "config.json").write_text(json.dumps({"auths": {"127.0.0.1": {"auth": login.decode()}}}))
+    monkeypatch.setenv("DOCKER_CONFIG", str(line.folder / "docker"))
+    monkeypatch.setenv("HF_TOKEN", PERSONAL)
+    cluster = line.folder / "cluster.toml"
+    cluster.write_text(cluster.read_text().replace("[training]", f'[training]\nenv = {{ NOTE = "{FOR_RANKS}" }}'))
+    return [PERSONAL.encode(), REGISTRY.encode(), login]
+
+
 @pytest.fixture
 async def command_line(tmp_path: Path) -> AsyncIterator[CommandLine]:
     async with embedded_hosts([EmbeddedHost(name) for name in SPEEDS]) as hosts:
@@ -120,9 +160,23 @@ async def test_check_is_green_and_plan_says_who_does_what(command_line: CommandL
     assert planned.document["plan"]["world_size"] == 3
 
 
-async def test_up_trains_balanced_and_the_loss_falls(command_line: CommandLine) -> None:
-    answer = await command_line.run("up", "--json")
-    assert answer.code == 0, answer.err
+async def test_up_trains_balanced_the_loss_falls_and_no_secret_is_seen(
+    command_line: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secrets = add_secrets(command_line, monkeypatch)
+    of_hosts = tuple(str(host.home).encode() for host in command_line.hosts.hosts)
+
+    def given_to_hosts(environment: bytes) -> bool:
+        return any(home in environment for home in of_hosts)
+
+    with (
+        watched(lambda: holding("cmdline", [*secrets, FOR_RANKS.encode()])) as in_argv,
+        watched(lambda: holding("environ", secrets, given_to_hosts)) as in_environment,
+        watched(lambda: holding("environ", [FOR_RANKS.encode()], given_to_hosts)) as ranks,
+    ):
+        answer = await command_line.run("up", "--json")
+    assert (in_argv, in_environment) == (set(), set())
+    assert any("trainer" in each for each in ranks), "what ranks are to have, they have"
     result = answer.document
     assert result["state"] == "finished"
     assert result["simulated"]
@@ -134,7 +188,19 @@ async def test_up_trains_balanced_and_the_loss_falls(command_line: CommandLine) 
     assert sum(rank["share"] for rank in result["ranks"]) == 56
     assert all(rank["samples_per_second"] > 0 for rank in result["ranks"])
     assert 0 < result["balance"]["total"] <= 1.05
-    assert (command_line.folder / "experiments" / "test" / result["run"] / "events.jsonl.gz").stat().st_size > 0
+    folder = command_line.folder / "experiments" / "test" / result["run"]
+    recording = gzip.decompress((folder / "events.jsonl.gz").read_bytes())
+    assert recording
+    report = await command_line.run("doctor", "--report", "report.md")
+    assert report.code == 0, report.err
+    said = answer.out + answer.err + report.out + report.err
+    assert [each for each in secrets if each in recording or each in said.encode()] == []
+    assert files_holding(command_line.folder / "experiments", secrets) == []
+    assert files_holding(command_line.folder, secrets) == ["docker/config.json"]
+    for host in command_line.hosts.hosts:
+        assert files_holding(host.home, [*secrets, FOR_RANKS.encode()]) == []
+    shown = [FOR_RANKS.encode() in each for each in (recording, (command_line.folder / "report.md").read_bytes())]
+    assert shown == [False, False]
 
 
 async def test_a_killed_client_leaves_training_and_another_reattaches(command_line: CommandLine) -> None:
@@ -180,3 +246,56 @@ async def test_logs_tell_rank_and_host_of_every_line(command_line: CommandLine) 
     lines = answer.out.splitlines()
     assert lines
     assert all(line.startswith("[rank 1 middle] ") for line in lines)
+
+
+async def test_a_host_of_a_running_job_is_excluded_and_admitted_again(command_line: CommandLine) -> None:
+    command_line.write_cluster(epochs=200)
+    too_early = await command_line.run("exclude", "fast")
+    assert (too_early.code, too_early.out) == (2, "")
+    assert "nothing is training on these hosts" in too_early.err
+    started = await command_line.run("up", "--detach", "--json")
+    assert started.code == 0, started.err
+    run = started.document["run"]
+    watcher = await command_line.start("watch", "--json")
+
+    declined = await command_line.run_typing("no\n", "exclude", "fast", "--json")
+    assert (declined.code, declined.out) == (1, "")
+    assert "Exclude fast? [yes/no]" in declined.err
+    assert "nothing was changed" in declined.err
+    out = await command_line.run_typing("yes\n", "exclude", "fast", "--json", "--run", run)
+    assert out.code == 0, out.err
+    plan = out.document
+    assert (plan["run"], plan["changed"], plan["excluded"]) == (run, True, ["fast"])
+    assert plan["shares"][0] == 0, "rank 0 too, on the master: its host goes on holding the store"
+    assert sum(plan["shares"]) == 56
+    assert plan["reason"].startswith("fast excluded by ")
+    assert plan["predicted_samples_per_second"] > 0
+
+    again, second, typing_error, other_run = await asyncio.gather(
+        command_line.run("exclude", "fast", "--json"),
+        command_line.run("exclude", "middle"),
+        command_line.run("exclude", "midle"),
+        command_line.run("exclude", "slow", "--run", "20200101-000000-abcd"),
+    )
+    assert (again.code, again.document["changed"], again.document["excluded"][0]) == (0, False, "fast")
+    assert second.code == 0, second.err
+    assert "shares 0/0/56" in second.out
+    assert (typing_error.code, "did you mean middle?" in typing_error.err) == (2, True)
+    assert (other_run.code, "is not training on these hosts" in other_run.err) == (2, True)
+    refused = await command_line.run("exclude", "slow")
+    assert (refused.code, refused.out) == (1, "")
+    assert "no other host is left to compute" in refused.err
+
+    back = await command_line.run("admit", "fast", "--json")
+    assert back.code == 0, back.err
+    assert (back.document["excluded"], back.document["shares"][1]) == (["middle"], 0)
+    assert back.document["shares"][0] > 0
+
+    assert (await command_line.run("stop")).code == 0
+    async with asyncio.timeout(120):
+        told, _ = await watcher.communicate()
+    watched_to_the_end = Answer("watch", watcher.returncode or 0, told.decode(), "").document
+    reasons = [change["reason"].partition(" by ")[0] for change in watched_to_the_end["share_changes"]]
+    assert [each for each in reasons if each.endswith(("excluded", "again"))] == [
+        "fast excluded", "middle excluded", "fast admitted again"
+    ]  # fmt: skip
