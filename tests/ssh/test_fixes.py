@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
 from remote.checks.model import Fix
-from remote.embedded import RunningHost
+from remote.embedded import EmbeddedHost, RunningHost, embedded_hosts
 from remote.errors import CommandFailed
 from remote.facts import Facts, gather_facts
 from remote.fixes import FixPlan, Way, plan_fix, run_fix, script
-from remote.ssh import SshRunner
+from remote.ssh import SshRunner, connect
+from tests.ssh.spying import files_holding
 
 ROOT = Facts(host="alpha", user="root", sudo="root")
 FREE = Facts(host="alpha", user="anna", sudo="nopass")
@@ -86,3 +88,36 @@ def test_the_password_is_in_no_command() -> None:
     assert "read -r password" in text
     assert text.index("exec </dev/null") < text.index("sudo true\n")
     assert text.index("unset password") < text.index("exec </dev/null")
+
+
+SUDO = """#!/bin/sh
+# Takes the password as sudo does, and notes what everybody could see before and after.
+case "$*" in
+    *-v*) cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ >>"$HOME/seen" 2>/dev/null
+        IFS= read -r given; [ "$given" = {password} ] || exit 1
+        cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ >>"$HOME/seen" 2>/dev/null; exit 0 ;;
+    -k) exit 0 ;;
+esac
+shift
+cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ >>"$HOME/seen" 2>/dev/null
+env; exec "$@"
+"""
+
+
+async def test_the_password_is_seen_in_no_command_line_no_environment_and_no_file(tmp_path: Path) -> None:
+    password = "tr0ub4dor-9vQ"
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "sudo").write_text(SUDO.format(password=password))
+    (tools / "sudo").chmod(0o755)
+    spec = EmbeddedHost("alpha", env={"PATH": f"{tools}:/usr/bin:/bin"})
+    async with embedded_hosts([spec]) as cluster:
+        runner = await connect(cluster["alpha"].inventory_host())
+        plan = plan_fix(Fix("x", ("echo done | sudo tee file",), "alpha", needs_root=True, safe=True), ASKED)
+        assert plan.way is Way.PASSWORD
+        outcome = await run_fix(runner, plan, password=password)
+        await runner.close()
+        assert outcome.output.endswith("done"), outcome
+        assert password not in repr(outcome) + repr(plan)
+        assert files_holding(cluster["alpha"].home, [password.encode()]) == []
+        assert b"tee" in (cluster["alpha"].home / "seen").read_bytes()
