@@ -43,14 +43,15 @@ def launch_alone() -> Launched:
     PrefixStore(host.run_id, store).set(COORDINATOR_KEY, str(port[0]))
     place = RankEnvironment(host=host, rank=0, local_rank=0, device="auto", first_seq=0, is_restart=False)
     _stores.append(store)
+    emitter = Emitter(0, _show_problems)
     return Launched(
         place=place,
         options=Options(),
-        emitter=Emitter(0, _show_problems),
+        emitter=emitter,
         control=ControlFolder(None, lambda _text: None),
         commands=(),
         device="auto",
-        link=connect(place),
+        link=connect(place, emitter),
         is_launched=False,
     )
 

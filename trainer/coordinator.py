@@ -10,6 +10,7 @@ Protocol: one JSON object a line, both ways; see :class:`trainer.roster.Roster` 
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import json
 import math
 import socket
@@ -17,6 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from trainer.open_sockets import plain_address
 from trainer.roster import Outgoing, Roster
 
 MAX_LINE_BYTES: Final = 1 << 20
@@ -39,6 +41,8 @@ class _Peer:
     last_heard: float
     is_told: bool = False
     """The person knows that it is silent."""
+    unanswered: frozenset[str] = frozenset()
+    """Addresses from which it gets no answer, though it may give signs of life itself."""
 
 
 class Coordinator:
@@ -121,6 +125,21 @@ class Coordinator:
             self._tell(f"rank {peer.rank}: {what}; it is given up after {patience:g} s")
         else:
             self._tell(f"rank {peer.rank} gives signs of life again")
+
+    def _tell_unanswered(self, peer: _Peer, addresses: frozenset[str]) -> None:
+        """Name the two ranks between which the network is cut: they wait for each other, and all others for them."""
+        before, peer.unanswered = peer.unanswered, addresses
+        for address in sorted(addresses ^ before):
+            others = [each for each in self._peers.values() if each is not peer and _is_at(each, address, peer)]
+            if not others:
+                # What else a script talks to is its own affair; a rank that is gone has been named.
+                continue
+            who = f"rank{'s' if len(others) > 1 else ''} {', '.join(str(each.rank) for each in others)} ({address})"
+            if address in addresses:
+                why = "the network between them is cut or drops most of what is sent; all ranks may be waiting for it"
+                self._tell(f"rank {peer.rank} gets no answer from {who} since {TOLD_SECONDS:g} s: {why}")
+            else:
+                self._tell(f"rank {peer.rank} gets answers from {who} again")
 
     def _patience(self) -> float:
         """Return the seconds of silence that mean death: long where a mistake would cost the run, not a moment.
@@ -207,6 +226,8 @@ class Coordinator:
                 # Its connection closes next, which is no loss.
                 del self._peers[peer.rank]
                 self._send(self.roster.left(peer.rank, str(message["reason"])))
+            case "unanswered":
+                self._tell_unanswered(peer, frozenset(plain_address(each) for each in message["addresses"][:16]))
             case "failed":
                 self._drop(peer, str(message["reason"]))
             case "take_part":
@@ -229,6 +250,14 @@ class Coordinator:
         for rank, message in outgoing:
             if rank in self._peers:
                 self._peers[rank].writer.write(json.dumps(message).encode() + b"\n")
+
+
+def _is_at(peer: _Peer, address: str, seen_by: _Peer) -> bool:
+    """Return whether a rank has this address. Ranks on the master may have come from its loopback address."""
+    theirs = plain_address(peer.writer.get_extra_info("peername")[0])
+    if ipaddress.ip_address(theirs).is_loopback:
+        theirs = plain_address(seen_by.writer.get_extra_info("sockname")[0])
+    return theirs == address
 
 
 def _listen(port: int) -> socket.socket:

@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import os
 import socket
-import stat
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, Final
 
 import torch
@@ -26,6 +24,7 @@ from torch._C._distributed_c10d import PrefixStore, TCPStore
 
 from trainer.errors import GroupBroken
 from trainer.link import Formation, Link
+from trainer.open_sockets import sockets
 
 COLLECTIVE_TIMEOUT: Final = timedelta(minutes=30)
 STORE_TIMEOUT: Final = timedelta(seconds=60)
@@ -156,7 +155,7 @@ class Group:
 
     def _join(self, formation: Formation) -> None:
         with self._guard:
-            self._protected = frozenset(_sockets())
+            self._protected = frozenset(sockets())
             self.generation = formation.generation
             self.members = formation.members
             self.broken.clear()
@@ -212,24 +211,9 @@ class Group:
         if self._backend == "nccl":
             dist.distributed_c10d._abort_process_group()
             return
-        for inode, descriptor in _sockets().items():
+        for inode, descriptor in sockets().items():
             if inode not in self._protected:
                 _shut_down(descriptor)
-
-
-def _sockets() -> dict[int, int]:
-    """Return inode → file descriptor of this process's sockets."""
-    found: dict[int, int] = {}
-    descriptors = Path("/dev/fd")
-    for entry in descriptors.iterdir() if descriptors.exists() else ():
-        try:
-            status = os.fstat(int(entry.name))
-        except OSError:
-            # The descriptor of the listing itself is closed by now.
-            continue
-        if stat.S_ISSOCK(status.st_mode):
-            found[status.st_ino] = int(entry.name)
-    return found
 
 
 def _shut_down(descriptor: int) -> None:

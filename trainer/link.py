@@ -11,12 +11,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from trainer.coordinator import BEAT_SECONDS
+from trainer.coordinator import BEAT_SECONDS, TOLD_SECONDS
 from trainer.errors import CoordinatorLost, RunAborted
+from trainer.open_sockets import unanswered
 
 SILENCE_SECONDS: Final = 10.0
 """Without a sign of life from the coordinator for so long, the master counts as lost."""
 WAITING_SECONDS: Final = 0.2
+LOOK_SECONDS: Final = 1.0
+"""How often this process's connections are looked at for peers that do not answer."""
 
 
 class RunOver(Exception):
@@ -54,14 +57,26 @@ class _Inbox:
 class Link:
     """One connection. Its thread reads and beats; the methods may be called from any thread."""
 
-    def __init__(self, address: str, port: int, *, run_id: str, rank: int, timeout: float = 60.0) -> None:
-        """Connect, trying for ``timeout`` seconds.
+    def __init__(
+        self,
+        address: str,
+        port: int,
+        *,
+        run_id: str,
+        rank: int,
+        timeout: float = 60.0,
+        tell: Callable[[str], None] = lambda _text: None,
+    ) -> None:
+        """Connect, trying for ``timeout`` seconds; ``tell`` takes a sentence that a person should read.
 
         Raises:
             CoordinatorLost: nobody answers at ``address``.
         """
         self._where = f"{address}:{port}"
         self._socket = _connect(address, port, timeout)
+        self._tell = tell
+        self._heard = time.monotonic()
+        """When the coordinator gave a sign of life."""
         self._inbox = _Inbox()
         self._changed = threading.Condition()
         self._sending = threading.Lock()
@@ -216,19 +231,43 @@ class Link:
             self._close_inbox(str(error))
 
     def _beat(self) -> None:
-        while not self._closing.wait(BEAT_SECONDS):
+        last_beat = last_look = time.monotonic()
+        knows_silence = False
+        cut: frozenset[str] = frozenset()
+        while not self._closing.wait(BEAT_SECONDS) and not self._inbox.closed:
             try:
                 with self._sending:
                     self._socket.sendall(b"\n")
             except OSError as error:
                 self._close_inbox(str(error))
                 return
+            now = time.monotonic()
+            if now - last_beat > TOLD_SECONDS / 2:
+                # This process itself did not run: nobody can be blamed for the silence.
+                self._heard = now
+            last_beat = now
+            if knows_silence != (now - self._heard > TOLD_SECONDS):
+                knows_silence = not knows_silence
+                self._tell_silence(now - self._heard if knows_silence else 0.0)
+            if now - last_look >= LOOK_SECONDS:
+                last_look, before, cut = now, cut, unanswered()
+                if cut != before:
+                    self._send({"type": "unanswered", "addresses": sorted(cut)})
+
+    def _tell_silence(self, seconds: float) -> None:
+        """Name a master that is frozen or cut off before it is given up, and once it is back."""
+        if seconds:
+            what = f"for {seconds:.1f} s: the master is frozen, cut off or too busy"
+            self._tell(f"no sign of life from the coordinator at {self._where} {what}")
+        else:
+            self._tell(f"the coordinator at {self._where} gives signs of life again")
 
     def _read(self) -> None:
         self._socket.settimeout(SILENCE_SECONDS)
         buffered = self._socket.makefile("rb")
         try:
             for line in buffered:
+                self._heard = time.monotonic()
                 if line != b"\n":
                     self._take(json.loads(line))
             self._close_inbox("it closed the connection")

@@ -95,7 +95,7 @@ class RankRun:
             self._emitter.emit(Done, state="stopped")
             return 0
         os.environ.update(torchrun_environment(os.environ, host.run_id))
-        link = self._link = connect(self._place)
+        link = self._link = connect(self._place, self._emitter)
         link.on_break = self._on_script_break
         launched = launch.current = launch.Launched(
             self._place, self._options, self._emitter, self._control, commands, device, link

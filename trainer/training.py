@@ -96,7 +96,7 @@ class Training:
         self._departure = Departure(place, emitter, asked, elastic=options.elastic, process_id=os.getpid())
         self._has_left = False
         self._device = device
-        self._link = link or connect(place)
+        self._link = link or connect(place, emitter)
         self._learner = subject.learner
         self._sampler = subject.sampler
         self._checkpoints = CheckpointFolder(
@@ -203,7 +203,7 @@ class Training:
                     raise
                 self._emitter.emit(Notice, level="warning", text=f"{error}; trying to join again")
                 self._link.close()
-                self._link = connect(self._place)
+                self._link = connect(self._place, self._emitter)
                 loop.rewire(dataclasses.replace(wiring, link=self._link, group=self._group()))
 
     def _group(self) -> Group:
@@ -318,8 +318,8 @@ class Training:
                 self._link.command(command.file, {"command": command.name})
 
 
-def connect(place: RankEnvironment) -> Link:
-    """Connect to the coordinator, whose port the store knows.
+def connect(place: RankEnvironment, emitter: Emitter) -> Link:
+    """Connect to the coordinator, whose port the store knows; what is wrong with the connection is told as a notice.
 
     Raises:
         StartError: the master's store does not answer.
@@ -334,4 +334,8 @@ def connect(place: RankEnvironment) -> Link:
             f"no answer from the store at {host.master_address}:{host.master_port} ({str(error).splitlines()[0]})",
             next_step="see whether the master runs and its firewall lets this port in",
         ) from error
-    return Link(host.master_address, port, run_id=host.run_id, rank=place.rank)
+
+    def tell(text: str) -> None:
+        emitter.emit(Notice, level="warning", text=text)
+
+    return Link(host.master_address, port, run_id=host.run_id, rank=place.rank, tell=tell)

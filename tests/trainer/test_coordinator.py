@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import queue
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 import pytest
 
+import trainer.link
 from trainer.coordinator import Coordinator
 from trainer.errors import CoordinatorLost, RunAborted
 from trainer.link import Formation, Link
@@ -17,8 +19,10 @@ from trainer.roster import Roster
 
 
 @asynccontextmanager
-async def serving(roster: Roster, heartbeat_timeout: float = 1.0) -> AsyncIterator[tuple[Coordinator, int]]:
-    coordinator = Coordinator(roster, run_id="run", heartbeat_timeout=heartbeat_timeout)
+async def serving(
+    roster: Roster, heartbeat_timeout: float = 1.0, tell: Callable[[str], None] = lambda _text: None
+) -> AsyncIterator[tuple[Coordinator, int]]:
+    coordinator = Coordinator(roster, run_id="run", heartbeat_timeout=heartbeat_timeout, tell=tell)
     port = await coordinator.start(0)
     watch = asyncio.create_task(coordinator.watch())
     try:
@@ -78,6 +82,38 @@ async def test_a_silent_rank_is_dropped_after_the_heartbeat_timeout() -> None:
                 assert asyncio.get_running_loop().time() - began < 10
                 await asyncio.sleep(0.05)
             assert "no sign of life for" in coordinator.roster.why_missing(0)
+
+
+async def test_two_ranks_between_which_the_network_is_cut_are_named() -> None:
+    told: asyncio.Queue[str] = asyncio.Queue()
+    async with serving(Roster(2, elastic=True), tell=told.put_nowait) as (_, port):
+        with link(port, 0), socket.create_connection(("127.0.0.1", port)) as cut_off:
+            for message in (
+                {"type": "hello", "rank": 1, "run": "run"},
+                {"type": "unanswered", "addresses": ["127.0.0.1", "192.0.2.7"]},
+                {"type": "unanswered", "addresses": []},
+            ):
+                cut_off.sendall(json.dumps(message).encode() + b"\n")
+            cut = await asyncio.wait_for(told.get(), 30)
+            assert cut.startswith("rank 1 gets no answer from rank 0 (127.0.0.1) since 3 s: the network between them")
+            assert await asyncio.wait_for(told.get(), 30) == "rank 1 gets answers from rank 0 (127.0.0.1) again"
+            assert told.empty(), "192.0.2.7 is no rank's"
+
+
+def test_a_master_that_falls_silent_is_named_long_before_it_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer.link, "TOLD_SECONDS", 0.8)
+    told: queue.Queue[str] = queue.Queue()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        connection = Link("127.0.0.1", port, run_id="run", rank=0, tell=told.put)
+        try:
+            master, _ = listening.accept()
+            with master:
+                assert f"no sign of life from the coordinator at 127.0.0.1:{port} for " in told.get(timeout=30)
+                master.sendall(b"\n")
+                assert told.get(timeout=30) == f"the coordinator at 127.0.0.1:{port} gives signs of life again"
+        finally:
+            connection.close()
 
 
 @pytest.mark.parametrize(
