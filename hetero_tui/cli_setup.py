@@ -1,4 +1,4 @@
-"""Commands around the program itself: beginning from nothing, editors, shells, browsers."""
+"""Commands before and around a run: beginning from nothing, the data set, editors, shells, browsers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Final, Literal
 from cyclopts import Parameter
 
 from hetero_tui import exit_codes
-from hetero_tui.cli_options import AsJson, run_coroutine
+from hetero_tui.cli_options import AsJson, ClusterFile, run_coroutine
 
 
 def schema(
@@ -54,6 +54,26 @@ def init(
     )
 
 
+def data(
+    cluster: ClusterFile,
+    /,
+    *,
+    bring: Annotated[bool, Parameter(negative="", help="Bring hosts what they lack.")] = False,
+    contents: Annotated[
+        bool,
+        Parameter(negative="", help="Compare what is in the files too, by SHA-256: reads all of them on every host."),
+    ] = False,
+    json: AsJson = False,
+) -> int:
+    """Compare every host's `data_dir` with the master's. Nothing is moved without --bring; nothing is ever removed.
+
+    Exits 0 only when all are the same. Interrupted, it goes on the next time where it stopped.
+    """
+    from hetero_tui import data_command
+
+    return run_coroutine(data_command.run(cluster, bring=bring, contents=contents, as_json=json))
+
+
 def serve(
     *command: Annotated[str, Parameter(help="What to open: cluster.toml, demo, or replay RUN, with their options.")],
     port: Annotated[int, Parameter(help="Port of the page.")] = 8000,
@@ -95,4 +115,4 @@ def completion(
     return completion_command.run(shell, install=install)
 
 
-COMMANDS: Final = (init, serve, completion, schema)
+COMMANDS: Final = (init, data, serve, completion, schema)

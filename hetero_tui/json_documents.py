@@ -70,6 +70,36 @@ class Images(TypedDict):
     hosts: list[dict[str, Any]]
 
 
+class HostData(TypedDict):
+    """How one host's data set differs from the master's; paths are below the folder.
+
+    Nothing can be brought there for the reason in ``problem``; ``failure`` says why bringing failed.
+    """
+
+    host: str
+    lacking: list[str]
+    differing: list[str]
+    extra: list[str]
+    bytes_lacking: int
+    free_bytes: int
+    unfinished: bool
+    problem: str
+    failure: str
+
+
+class Data(TypedDict):
+    """``data``: every host's data set against the master's, after bringing where that was asked for."""
+
+    schema: int
+    ok: bool
+    brought: bool
+    master: str
+    folder: str
+    files: int
+    bytes: int
+    hosts: list[HostData]
+
+
 class ImageList(TypedDict):
     """``images ls`` and ``images rm``."""
 
@@ -292,6 +322,7 @@ DOCUMENTS: Final[dict[str, tuple[type[Any], ...]]] = {
     "images": (Images,),
     "images ls": (ImageList,),
     "images rm": (ImageList,),
+    "data": (Data,),
     "up": (Result, Started),
     "watch": (Result,),
     "demo": (Result,),

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from remote.checks.context import CheckContext
     from remote.checks.model import Fix
     from remote.checks.network_report import PairMatrix
+    from remote.dataset_sync import Dataset, DatasetState, Told
     from remote.facts import Facts
     from remote.hosts import Hosts
     from remote.inventory import Inventory
@@ -39,6 +40,22 @@ class PreflightProtocol(Protocol):
 
         Raises:
             RemoteError: it could not be run, or the host could not be reached again after it.
+        """
+        ...
+
+    async def look_at_data(self, *, contents: bool = False) -> DatasetState:
+        """Compare every host's data set with the master's; with ``contents`` by what is in the files, too.
+
+        Raises:
+            RemoteError: a host could not be asked, or the master has no data.
+        """
+        ...
+
+    async def bring_data(self, state: DatasetState, told: Told) -> Mapping[str, RemoteError]:
+        """Bring hosts what they lack, and return why some did not get it. Cancelled, it goes on the next time.
+
+        Raises:
+            RemoteError: the master's data could not be read.
         """
         ...
 
@@ -116,6 +133,18 @@ class Preflight:
         if plan.new_login and outcome.succeeded:
             await self._hosts().new_login(plan.host)
         return outcome
+
+    async def look_at_data(self, *, contents: bool = False) -> DatasetState:
+        return await (await self._dataset()).look(contents=contents)
+
+    async def bring_data(self, state: DatasetState, told: Told) -> Mapping[str, RemoteError]:
+        return await (await self._dataset()).bring(state, told)
+
+    async def _dataset(self) -> Dataset:
+        from remote.dataset_sync import dataset_of
+
+        context = self._context()
+        return await dataset_of(self._inventory, context.host_names, context.facts, context.runner)
 
     async def predict(self) -> Prediction:
         from remote.prediction import Job, predict

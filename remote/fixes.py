@@ -36,6 +36,8 @@ class Way(StrEnum):
     """Through ``sudo`` without a password: the login user is root, or ``sudo`` asks for none."""
     PASSWORD = "password"  # noqa: S105  the name of a way, not a secret
     """Through ``sudo`` with the person's password."""
+    BRING = "bring"
+    """By this program, which brings the data set to the hosts that lack some of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,8 @@ def plan_fix(fix: Fix, facts: Facts | None) -> FixPlan:
     def by_hand(reason: str) -> FixPlan:
         return FixPlan(Way.COPY, fix.host, user, fix.commands, reason)
 
+    if fix.brings_data:
+        return FixPlan(Way.BRING, fix.host, user, fix.commands)
     if not fix.commands:
         return by_hand("it is no command: read the text and do what it says")
     if not fix.host:
@@ -109,7 +113,7 @@ def script(commands: Sequence[str], way: Way, *, is_root: bool = False) -> str:
                 f"printf '%s\\n' \"$password\" | sudo -S -p '' -v || exit {_REFUSED}",
                 "unset password",
             ]
-        case Way.SUDO | Way.USER | Way.COPY:
+        case Way.SUDO | Way.USER | Way.COPY | Way.BRING:
             pass
     if way in (Way.SUDO, Way.PASSWORD):
         # Without a terminal the ticket belongs to the shell that is sudo's parent. A function in a pipeline would run
@@ -132,7 +136,7 @@ async def run_fix(runner: Runner, plan: FixPlan, *, is_root: bool = False, passw
         CommandFailed: it can only be copied, or it did not end in time.
         ConnectionDropped: the connection was lost meanwhile.
     """
-    if plan.way is Way.COPY or runner.host != plan.host:
+    if plan.way in (Way.COPY, Way.BRING) or runner.host != plan.host:
         raise CommandFailed(f"this fix is not run from here: {plan.reason}", host=plan.host)
     text = script(plan.commands, plan.way, is_root=is_root)
     # A newline would end the password early and leave its rest as input of nobody knows what.

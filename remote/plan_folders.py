@@ -32,8 +32,8 @@ class Folders:
             PlanError: a path begins with ``~`` and the host's home folder is unknown.
         """
         training = inventory.training
-        data = _expanded(host, facts, training.data_dir)
-        checkpoints = _expanded(host, facts, training.checkpoint_dir)
+        data = expanded(host, facts, training.data_dir)
+        checkpoints = expanded(host, facts, training.checkpoint_dir)
         tree = tree_folder(_home(host, facts), code or "unread") if training.workdir else ""
         if host.runtime == "docker":
             mounts: list[tuple[str, str, MountMode]] = []
@@ -54,8 +54,8 @@ class Folders:
             )
         run = run_folder(_home(host, facts), run_id, host.name)
         return cls(
-            python=_expanded(host, facts, host.python),
-            script=f"{tree}/{training.script}" if tree else _expanded(host, facts, training.script),
+            python=expanded(host, facts, host.python),
+            script=f"{tree}/{training.script}" if tree else expanded(host, facts, training.script),
             code=tree,
             data=data,
             control=f"{run}/control",
@@ -75,7 +75,12 @@ def _home(host: Host, facts: Facts) -> str:
     )
 
 
-def _expanded(host: Host, facts: Facts, path: str) -> str:
+def expanded(host: Host, facts: Facts, path: str) -> str:
+    """Return a path of the inventory as the host sees it.
+
+    Raises:
+        PlanError: it begins with ``~`` and the host's home folder is unknown.
+    """
     return f"{_home(host, facts)}/{path[2:]}" if path.startswith("~/") else path
 
 

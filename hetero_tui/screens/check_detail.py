@@ -25,6 +25,7 @@ HOW: Mapping[Way, str] = {
     Way.USER: "F runs it, y copies",
     Way.SUDO: "F runs it through sudo, y copies",
     Way.PASSWORD: "F runs it through sudo and asks for your password, y copies",
+    Way.BRING: "F shows what would be brought, y copies",
 }
 
 

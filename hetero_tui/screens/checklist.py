@@ -24,7 +24,7 @@ from hetero_tui.theme import VERDICT_TONES
 from hetero_tui.widgets.checklist_grid import ChecklistGrid
 from hetero_tui.widgets.lines import LineView
 from remote.checks.model import Fix, Verdict
-from remote.fixes import FixPlan
+from remote.fixes import FixPlan, Way
 
 if TYPE_CHECKING:
     from hetero_tui.session import SessionProtocol
@@ -229,7 +229,18 @@ class ChecklistScreen(LiveScreen):
         if place is None or plan is None or self._fixing is None:
             self.notify("This cell has no fix to run", markup=False)
             return
+        if plan.way is Way.BRING:
+            self._show_data(place)
+            return
         self._fixing.begin(place, plan)
+
+    def _show_data(self, place: Place) -> None:
+        """Show what the hosts lack of the data set, and let it be brought from there."""
+        from hetero_tui.screens.data import DataScreen
+
+        if self._preflight is not None:
+            again = affected(self.session.checks, place.check_id)
+            self.app.push_screen(DataScreen(self.session, self._preflight, lambda: self.run_checks(again)))
 
     @on(FixEnded)
     def fix_ended(self, message: FixEnded) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import shlex
-from collections.abc import Mapping
-from dataclasses import dataclass
 
+from remote.checks import data
 from remote.checks.context import CheckContext
 from remote.checks.devices import wants_gpu
 from remote.checks.model import (
@@ -25,10 +23,8 @@ from remote.checks.model import (
     whole_cluster,
 )
 from remote.checks.network_report import HostReport
-from remote.checks.shared import destination
 from remote.errors import InventoryError, PlanError
 from remote.facts import Facts
-from remote.inventory import Inventory
 from remote.plan import make_plan
 
 SHARED_MEMORY = 256 << 20
@@ -108,84 +104,6 @@ async def _environment(context: CheckContext, name: str) -> Finding:
     plan_sets = frozenset({"RANK", "LOCAL_RANK", "WORLD_SIZE", "CUDA_VISIBLE_DEVICES", "MASTER_ADDR", "MASTER_PORT"})
     own = {"GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", *context.host(name).env, *context.inventory.training.env}
     return environment_finding(name, context.report.hosts[name], plan_sets | own)
-
-
-@dataclass(frozen=True, slots=True)
-class Folder:
-    """What a host said of the data folder."""
-
-    count: int
-    digest: str
-    """Checksum over names and sizes of all files."""
-    problem: str = ""
-
-
-DATA_QUESTION = """
-cd -- "$1" 2>/dev/null || { if [ -e "$1" ]; then echo problem denied; else echo problem missing; fi; exit 0; }
-list=$(find . -type f -exec wc -c {} + 2>/dev/null | grep -v ' total$' | sed 's/^ *//' | LC_ALL=C sort)
-echo "files $(printf '%s' "$list" | grep -c .) $(printf '%s' "$list" | cksum | tr ' ' -)"
-"""
-"""Names and sizes, not contents: reading a data set on every host would take longer than training on it."""
-
-
-def read_folder(reply: str) -> Folder | None:
-    """Read ``DATA_QUESTION``'s answer; None when it is none."""
-    words = reply.split()
-    if words[:1] == ["problem"] and len(words) == 2:
-        return Folder(0, "", words[1])
-    if words[:1] == ["files"] and len(words) == 3 and words[1].isdigit():
-        return Folder(int(words[1]), words[2])
-    return None
-
-
-def data_finding(path: str, folders: Mapping[str, Folder], inventory: Inventory) -> Finding:
-    """Judge whether the data folder is there, holds files, and is the same on all hosts."""
-    master = inventory.master.name
-    evidence = "\n".join(
-        f"{host}: {path}: {folder.problem or f'{folder.count} files, {folder.digest}'}"
-        for host, folder in folders.items()
-    )
-    for problem, words in (("missing", "is not there"), ("denied", "may not be read")):
-        hosts = [host for host, folder in folders.items() if folder.problem == problem]
-        if hosts:
-            return fail(f"{path} {words} on {', '.join(hosts)}", evidence, _sync(path, hosts, inventory))
-    empty = [host for host, folder in folders.items() if folder.count == 0]
-    if empty:
-        return fail(f"{path} is empty on {', '.join(empty)}", evidence, _sync(path, empty, inventory))
-    reference = folders.get(master) or next(iter(folders.values()))
-    differing = [host for host, folder in folders.items() if folder.digest != reference.digest]
-    if differing:
-        return fail(
-            f"{path} differs on {', '.join(differing)} from {master}", evidence, _sync(path, differing, inventory)
-        )
-    return ok(f"{reference.count} files, the same names and sizes on all of them", evidence)
-
-
-def _sync(path: str, hosts: list[str], inventory: Inventory) -> Fix:
-    master = inventory.master.name
-    source = shlex.quote(f"{path.rstrip('/')}/")
-    others = [inventory.host(name) for name in hosts if name != master]
-    ports = {host.name: f"-e 'ssh -p {host.port}' " if host.port else "" for host in others}
-    return Fix(
-        f"copy the data set from {master}; these commands run there, where {master} can log in to the others; what "
-        "only they have stays, so remove that by hand",
-        tuple(f"rsync -a {ports[host.name]}{source} {shlex.quote(destination(host))}:{source}" for host in others),
-        host=master,
-    )
-
-
-async def _data(context: CheckContext, hosts: tuple[str, ...]) -> Finding:
-    path = context.inventory.training.data_dir
-    if not path:
-        return skip("no data_dir under [training]")
-    replies = await asyncio.gather(*(_ask(context, name, DATA_QUESTION, path, timeout=100.0) for name in hosts))
-    folders: dict[str, Folder] = {}
-    for name, reply in zip(hosts, replies, strict=True):
-        folder = read_folder(reply)
-        if folder is None:
-            return unknown(f"{name} gave no answer about {path}", reply)
-        folders[name] = folder
-    return data_finding(path, folders, context.inventory)
 
 
 async def _ask(context: CheckContext, name: str, question: str, path: str, *, timeout: float) -> str:
@@ -354,18 +272,6 @@ ENVIRONMENT = Check(
     probe=each_host(_environment),
     needs=("probe",),
 )
-DATA = Check(
-    id="data",
-    title="Data set",
-    codes=("PF-73",),
-    severity=Severity.BLOCKS,
-    scope="cluster",
-    question="Is `data_dir` on every host, with the same files? Names and sizes are compared, not contents.",
-    remedy="Copy it from the master with rsync.",
-    probe=whole_cluster(_data),
-    needs=("system",),
-    deadline=120.0,
-)
 OUTPUT = Check(
     id="output",
     title="Checkpoint folder",
@@ -413,4 +319,4 @@ PLAN = Check(
     needs=("system",),
     after=("interface", "image", "gpu"),
 )
-CHECKS = (LIMITS, ENVIRONMENT, LOAD, GPU_USE, DATA, OUTPUT, PLAN)
+CHECKS = (LIMITS, ENVIRONMENT, LOAD, GPU_USE, data.DATA, OUTPUT, PLAN)

@@ -42,6 +42,8 @@ class Fix:
     answer, and nothing is ended or removed that this program has not made."""
     new_login: bool = False
     """It takes effect with the next login, so the connection to the host is made anew."""
+    brings_data: bool = False
+    """This program can do it: it brings hosts what they lack of the data set (``remote.dataset_sync``)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,7 +109,10 @@ async def in_terminal(line: CommandLine, arguments: list[str]) -> int:
 async def test_every_command_of_ours_works_in_the_order_it_is_read(tmp_path: Path) -> None:
     async with embedded_hosts([EmbeddedHost(name) for name in SPEEDS]) as hosts:
         line = CommandLine(tmp_path, hosts)
-        line.write_cluster(samples=168, epochs=1)
+        line.write_cluster(samples=168, epochs=1, data_dir="~/set")
+        for host in hosts.hosts:
+            (Path(host.home) / "set").mkdir()
+            (Path(host.home) / "set" / "words").write_text("the same on all of them")
         try:
             for command in ours():
                 await _run(line, shlex.split(command)[1:], command)

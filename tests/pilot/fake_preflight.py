@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from remote.checks.model import Fix
 from remote.checks.network_report import LinkError, PairLink, PairMatrix
+from remote.dataset_sync import Dataset, DatasetState, Told
 from remote.errors import RemoteError
 from remote.facts import Facts
 from remote.fixes import FixOutcome, FixPlan, plan_fix
@@ -31,6 +32,8 @@ class FakePreflight:
         self.fails = ""
         """What a fix that fails says."""
         self.probed = True
+        self.dataset = Dataset({}, {}, "")
+        """A real one, where a test has laid it out."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -58,6 +61,12 @@ class FakePreflight:
             return FixOutcome(plan.host, 97, "", refused="sudo did not take the password")
         self._session.mended.update({("engine", plan.host), ("clock", plan.host)})
         return FixOutcome(plan.host, 0, "")
+
+    async def look_at_data(self, *, contents: bool = False) -> DatasetState:
+        return await self.dataset.look(contents=contents)
+
+    async def bring_data(self, state: DatasetState, told: Told) -> Mapping[str, RemoteError]:
+        return await self.dataset.bring(state, told)
 
     async def predict(self) -> Prediction:
         if not self.measured and not self._session.simulated:

@@ -10,22 +10,17 @@ import pytest
 from remote.checks.gpu import cuda_finding
 from remote.checks.image import registry_finding, registry_of
 from remote.checks.job import (
-    DATA_QUESTION,
     LOAD_QUESTION,
     OUTPUT_QUESTION,
-    Folder,
-    data_finding,
     environment_finding,
     gpu_use_finding,
     limits_finding,
     load_finding,
     output_finding,
-    read_folder,
 )
 from remote.checks.model import Verdict
 from remote.checks.network_report import HostReport
 from remote.facts import Facts, Gpu
-from remote.inventory import Cluster, Host, Inventory
 from remote.runner import Completed
 
 FACTS = Facts(host="pc1", system="Linux", distribution="debian 12", cpu_count=8)
@@ -66,60 +61,6 @@ def test_environments(environment: dict[str, str], verdict: Verdict) -> None:
     if verdict is Verdict.WARN:
         assert "NCCL_SOCKET_IFNAME" in finding.reason
         assert "the image" in finding.reason
-
-
-def test_real_folders_are_told_apart(tmp_path: Path) -> None:
-    for name in ("a", "b", "c"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "one two.bin").write_bytes(b"12345")
-    (tmp_path / "c" / "one two.bin").write_bytes(b"123456")
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "file").touch()
-    names = ("a", "b", "c", "empty", "file", "nosuch")
-    a, b, c, empty, file, missing = (read_folder(ask(DATA_QUESTION, tmp_path / name)) for name in names)
-    assert a == b
-    assert a is not None
-    assert a.count == 1
-    assert a != c
-    assert empty is not None
-    assert empty.count == 0
-    assert file == Folder(0, "", "denied")
-    assert missing == Folder(0, "", "missing")
-
-
-def test_a_folder_name_with_a_quote_and_a_dash_is_only_a_name(tmp_path: Path) -> None:
-    odd = tmp_path / "-it's"
-    odd.mkdir()
-    (odd / "x").touch()
-    assert read_folder(ask(DATA_QUESTION, odd)) is not None
-
-
-@pytest.mark.parametrize("reply", ["", "bash: welcome", "files x y", "problem"])
-def test_what_is_no_answer_about_a_folder_is_none(reply: str) -> None:
-    assert read_folder(reply) is None
-
-
-FULL = Folder(3, "1-1")
-
-
-@pytest.mark.parametrize(
-    ("folders", "verdict", "words"),
-    [
-        ({"pc1": FULL, "pc2": FULL}, Verdict.OK, "3 files"),
-        ({"pc1": FULL, "pc2": Folder(0, "", "missing")}, Verdict.FAIL, "is not there on pc2"),
-        ({"pc1": FULL, "pc2": Folder(0, "", "denied")}, Verdict.FAIL, "may not be read on pc2"),
-        ({"pc1": FULL, "pc2": Folder(0, "2-2")}, Verdict.FAIL, "is empty on pc2"),
-        ({"pc1": FULL, "pc2": Folder(3, "9-9")}, Verdict.FAIL, "differs on pc2 from pc1"),
-    ],
-)
-def test_data(folders: dict[str, Folder], verdict: Verdict, words: str) -> None:
-    inventory = Inventory(cluster=Cluster(name="c"), hosts=(Host(name="pc1"), Host(name="pc2", user="ada", port=23)))
-    finding = data_finding("/data/my set", folders, inventory)
-    assert finding.verdict is verdict
-    assert words in finding.reason
-    if verdict is Verdict.FAIL:
-        assert finding.fix is not None
-        assert finding.fix.commands == ("rsync -a -e 'ssh -p 23' '/data/my set/' ada@pc2:'/data/my set/'",)
 
 
 def test_output_folders(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def test_version_is_the_package_version() -> None:
 
 COMMANDS = (
     *("", "check", "plan", "images", "up", "watch", "status", "logs", "stop", "demo", "schema", "init", "serve"),
-    *("replay", "report", "runs", "completion"),
+    *("data", "replay", "report", "runs", "completion"),
 )
 
 

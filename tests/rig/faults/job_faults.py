@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
 from remote.checks.model import Fix, Verdict
+from remote.dataset_sync import dataset_of
 from tests.rig.clusters import cluster_toml
 from tests.rig.faults.bench import QUICK, Bench, changed_file
 from tests.rig.faults.model import Case, Fault, healthy_text
@@ -69,6 +70,14 @@ def data_of_h3(bench: Bench, line: str) -> Iterator[None]:
         h1.run("rm", "-rf", f"{home}/.ssh")
         for host in bench.rig.hosts:
             host.run("rm", "-rf", f"{home}/set")
+
+
+async def bring_the_data(case: Case, fix: Fix) -> None:
+    """What F does on the screen: over this machine's connections, with no login from one host to another."""
+    assert fix.brings_data
+    context = case.checklist.context
+    dataset = await dataset_of(context.inventory, context.host_names, context.facts, context.runner)
+    assert await dataset.bring(await dataset.look(), lambda *_: None) == {}
 
 
 @contextmanager
@@ -168,7 +177,8 @@ FAULTS = (
         check="data",
         at=("",),
         reason="is not there on h3",
-        fix="rsync -a",
+        fix="hetero-tui data --bring",
+        repair=bring_the_data,
     ),
     Fault(
         name="other-data-on-one-host",
