@@ -18,7 +18,7 @@ from tests.rig.places import cache_folder
 _COMMANDS = ("dockerd", "ip", "iptables", "mmdebstrap", "nsenter", "setpriv", "ssh", "sshd", "tc", "unshare")
 
 
-def _missing() -> str:
+def missing() -> str:
     """Return why there can be no rig here, or an empty string."""
     if sys.platform != "linux":
         return f"the rig is made of Linux namespaces; this is {sys.platform}"
@@ -35,7 +35,7 @@ def _missing() -> str:
 @pytest.fixture(scope="session")
 def rig_possible() -> None:
     """Skip, or fail in CI, where there can be no rig."""
-    if not (reason := _missing()):
+    if not (reason := missing()):
         return
     if os.environ.get("CI") == "true":
         pytest.fail(f"no rig in CI: {reason}")
