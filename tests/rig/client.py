@@ -41,8 +41,17 @@ class Client:
 
     def run(self, name: str, *options: str, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
+        return self._run(self._command(name, *options), timeout)
+
+    def replay(self, run: str) -> str:
+        """Play the recording of a run, and return what was printed: one JSON document a line."""
+        done = self._run([sys.executable, "-m", "hetero_tui", "replay", "--json", run], 60.0)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def _run(self, command: list[str], timeout: float) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            self._command(name, *options),
+            command,
             cwd=self.folder,
             env=self._environment,
             stdin=subprocess.DEVNULL,
@@ -108,15 +117,18 @@ class Client:
         """Return the names of all containers, host by host."""
         return [host.containers() for host in self.rig.hosts]
 
-    def events(self, name: str, kind: type[_EventType]) -> list[_EventType]:
-        """Read the events of one kind from the log of the run's container on a host; none without a container."""
+    def written(self, name: str) -> list[str]:
+        """Read the log of the run's container on a host; no lines without a container."""
         host = self.rig.host(name)
         found = host.containers(_RUN)
         if not found:
             return []
         assert len(found) == 1, f"{name} has several containers of a run: {found}"
-        decoded = (decode(line) for line in host.docker("logs", found[0]).splitlines())
-        return [event for event in decoded if isinstance(event, kind)]
+        return host.docker("logs", found[0]).splitlines()
+
+    def events(self, name: str, kind: type[_EventType]) -> list[_EventType]:
+        """Read the events of one kind from the log of the run's container on a host; none without a container."""
+        return [event for event in map(decode, self.written(name)) if isinstance(event, kind)]
 
     def steps(self, name: str) -> list[Step]:
         """Read the steps of the rank on a host."""

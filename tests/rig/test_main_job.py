@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import signal
 from pathlib import Path
 
 import pytest
 
+from hetero_tui import exit_codes, headless
+from hetero_tui.stored_runs import find_run
+from hetero_tui.views import RunState
 from tests.rig.client import Client
 from tests.rig.hosts import Rig
 from tests.rig.machine import wait_for
+from tests.rig.replayed import (
+    as_it_was,
+    assert_no_line_is_lost_or_doubled,
+    attached,
+    recorded_lines,
+    replayed,
+    replayed_on_the_screen,
+)
+from tests.ssh.waiting import until
 from trainer.events import Hello
 
 pytestmark = pytest.mark.rig
@@ -59,6 +73,7 @@ def test_three_containers_train_and_the_loss_falls(rig: Rig, tmp_path: Path) -> 
         assert len({(step.step, step.loss) for step in together}) == 1, "every rank has the loss of the global batch"
     losses = [step.loss for step in steps["h1"]]
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+    written = {host.name: client.written(host.name) for host in rig.hosts}
 
     result = client.document("watch")
     assert (result["run"], result["state"], result["steps"], result["simulated"]) == (run, "finished", count, False)
@@ -70,8 +85,16 @@ def test_three_containers_train_and_the_loss_falls(rig: Rig, tmp_path: Path) -> 
     assert all((tmp_path / path).stat().st_size > 0 for path in result["checkpoints"])
     assert client.containers() == _NOTHING, "and nothing stays on the hosts"
 
+    # The recording has every line as it was written, and played back it comes to the same result.
+    stored = find_run("latest", tmp_path / "experiments")
+    assert recorded_lines(stored.run_dir) == written
+    *_, last = map(json.loads, client.replay(run).splitlines())
+    assert last["result"] == {key: result[key] for key in last["result"]}
 
-def test_a_killed_client_changes_nothing_and_another_takes_over(rig: Rig, tmp_path: Path) -> None:
+
+async def test_a_killed_client_changes_nothing_another_takes_over_and_all_of_it_replays(
+    rig: Rig, tmp_path: Path
+) -> None:
     client = Client(rig, tmp_path, epochs=1000)
     with client.started("up", "--skip-checks") as process:
         client.wait_said(" go")
@@ -88,9 +111,29 @@ def test_a_killed_client_changes_nothing_and_another_takes_over(rig: Rig, tmp_pa
     ]
     (run,) = {run["run"] for run in status["runs"]}
 
-    with client.started("watch") as process:
-        client.wait_said(f"attached to run {run}")
-        client.wait_said("samples/s")
-        assert client.document("stop")["stopped"] == [run]
+    stored = find_run(run, tmp_path / "experiments")
+    known = stored.run_dir.positions()
+    assert set(known) == {"h1", "h2", "h3"}, "the killed client has kept what it saw"
+    async with attached(client, run) as session:
+        store = session.store
+        killed_at = store.cluster_view().step
+        well = (RunState.FINISHED, RunState.STOPPED)
+        watching = asyncio.create_task(headless.follow(session, as_json=True, well=well))
+        await until(lambda: store.cluster_view().step > killed_at + 3, 180)
+        await session.control({"command": "policy", "policy": "equal"})
+        await until(lambda: store.cluster_view().policy == "equal", 180)
+        written = {host.name: await asyncio.to_thread(client.written, host.name) for host in rig.hosts}
+        assert (await asyncio.to_thread(client.document, "stop", timeout=180))["stopped"] == [run]
         assert client.containers() == _NOTHING
-        process.wait(timeout=30)
+        async with asyncio.timeout(180):
+            assert await watching == exit_codes.OK
+
+    recorded = recorded_lines(stored.run_dir)
+    assert {host: lines[: len(written[host])] for host, lines in recorded.items()} == written
+    assert_no_line_is_lost_or_doubled(recorded)
+    live = as_it_was(store, stored)
+    assert len(live["rank_views"]) == 3
+    assert len(live["shares_history"]) >= 2, "balanced, then told to share equally"
+    assert live["loss_history"]
+    assert (await replayed(stored)) == live
+    assert (await replayed_on_the_screen(stored, killed_at)) == live
