@@ -25,6 +25,9 @@ OVERHEAD: Final = 80
 LEAST_MTU: Final = 576
 _USUAL_MTU: Final = 1500
 _SPACE: Final = ipaddress.IPv4Network("10.0.0.0/8")
+_ENGINES_APART: Final = {"/run/user/": "a rootless engine's", "/.docker/": "Docker Desktop's"}
+"""By a part of the socket's path: engines whose ``--network host`` is not the host's own
+(https://docs.docker.com/engine/security/rootless/troubleshoot/)."""
 _LARGEST: Final = 253
 """Hosts in a /24 without its first and last two addresses."""
 
@@ -104,7 +107,7 @@ def plan_overlay(inventory: Inventory, facts: Mapping[str, Facts], run_id: str, 
     """
     master = inventory.master
     hosts = (master, *(host for host in inventory.hosts if host.name != master.name))
-    reasons = [(host, why) for host in hosts if (why := why_not(facts[host.name]))]
+    reasons = [(host, why) for host in hosts if (why := why_not(host, facts[host.name]))]
     if reasons:
         host, why = reasons[0]
         told = why if len(reasons) == 1 else "; ".join(f"{each.name}: {reason}" for each, reason in reasons)
@@ -133,13 +136,18 @@ def plan_overlay(inventory: Inventory, facts: Mapping[str, Facts], run_id: str, 
     )
 
 
-def why_not(facts: Facts) -> str:
-    """Return why this program cannot set up WireGuard on a host, or an empty string."""
+def why_not(host: Host, facts: Facts) -> str:
+    """Return why a host's ranks cannot talk through an overlay that this program sets up, or an empty string."""
     if facts.system != "Linux":
         return f"this program sets WireGuard up on Linux only, not on {facts.system or 'an unknown system'}"
     if facts.sudo not in ("root", "nopass"):
         who = facts.user or "the account"
         return f"it needs root, and {who} is neither root nor may use sudo without a password there"
+    if host.runtime == "docker":
+        socket = host.docker_socket or facts.engine_socket
+        for mark, whose in _ENGINES_APART.items():
+            if mark in socket and "podman" not in socket:
+                return f"{whose} containers are in a network of their own, in which the host's interfaces are not"
     return ""
 
 

@@ -48,7 +48,7 @@ class Available:
     ip: bool = False
     """The program ``ip``."""
     port_taken: bool = False
-    """Somebody listens on the UDP port."""
+    """A program that is none of ours listens on the UDP port."""
 
     @property
     def usable(self) -> bool:

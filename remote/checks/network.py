@@ -9,7 +9,7 @@ from remote.checks.addresses import INTERFACE, is_address
 from remote.checks.context import CheckContext
 from remote.checks.devices import wants_gpu
 from remote.checks.model import Check, Finding, Fix, Severity, Verdict, each_host, fail, ok, skip, unknown, warn
-from remote.checks.network_firewall import FIREWALL_QUESTION, Firewall, read_firewall
+from remote.checks.network_firewall import Firewall, ask_firewall
 from remote.checks.network_paths import Target, explain, gloo_dials, path_fix, reached, translated, why_untried
 from remote.checks.network_report import LinkError, NetworkReport, PairLink, PortBind
 from remote.checks.shared import between_hosts
@@ -152,9 +152,8 @@ async def _target(context: CheckContext, host: str, broken: Sequence[PairLink]) 
     address = await context.address(host)
     firewall: Firewall | None = None
     facts = context.known_facts[host]
-    if any(link.error in BLOCKED for link in broken) and facts.system == "Linux":
-        completed = await context.runner(host).run("exec /bin/sh -s", input=FIREWALL_QUESTION.encode(), timeout=15.0)
-        firewall = read_firewall(completed.stdout)
+    if any(link.error in BLOCKED for link in broken):
+        firewall = await ask_firewall(context.runner(host), facts)
     return Target(
         facts=facts,
         address=address,

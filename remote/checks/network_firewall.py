@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 
 from remote.checks import systems
 from remote.checks.model import Fix
+from remote.checks.systems import Protocol
 from remote.facts import Facts
+from remote.runner import Runner
 
 FIREWALL_QUESTION = r"""
 PATH="$PATH:/usr/sbin:/sbin"
@@ -59,6 +61,19 @@ def read_firewall(reply: str) -> Firewall:
     return Firewall(names, chains, "end" in lines and "closed" not in lines, tools, "\n".join(lines)[:4000])
 
 
+async def ask_firewall(runner: Runner, facts: Facts) -> Firewall | None:
+    """Ask a host what filters packets on their way in; None where this program does not know how.
+
+    Raises:
+        RemoteError: it could not be asked.
+        TimeoutError: it did not answer in time.
+    """
+    if facts.system != "Linux":
+        return None
+    completed = await runner.run("exec /bin/sh -s", input=FIREWALL_QUESTION.encode(), timeout=15.0)
+    return read_firewall(completed.stdout)
+
+
 def _closing_chains(lines: Sequence[str]) -> tuple[str, ...]:
     """Find the base chains for incoming packets that hold anything that drops or rejects."""
     table: tuple[str, str] = ("", "")
@@ -76,21 +91,27 @@ def _closing_chains(lines: Sequence[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def open_ports(target: Facts, firewall: Firewall | None, ports: str, sources: Sequence[str]) -> Fix:
-    """Let ``sources`` (addresses) reach TCP ``ports`` (``29500`` or ``29900-29950``) of the host, by its firewall.
+def open_ports(
+    target: Facts, firewall: Firewall | None, ports: str, sources: Sequence[str], *, protocol: Protocol = "tcp"
+) -> Fix:
+    """Let ``sources`` (addresses) reach ``ports`` (``29500`` or ``29900-29950``) of the host, by its firewall.
 
     Args:
         target: The host that is dialled.
         firewall: What it said of its firewall; None where it was not asked.
         ports: One port or a range.
-        sources: Addresses of those who dial.
+        sources: Addresses of those who dial; everybody when there is none.
+        protocol: Of the ports.
     """
     known = tuple(sources)
     if firewall is None or target.wsl or target.system != "Linux":
-        return systems.open_ports(target, ports, known)
-    words = f"let {', '.join(known) or 'the other hosts'} reach TCP {ports} on {target.host}"
+        return systems.open_ports(target, ports, known, protocol=protocol)
+    words = f"let {', '.join(known) or 'the other hosts'} reach {protocol.upper()} {ports} on {target.host}"
     names = [*firewall.names, *(["nftables"] if firewall.chains else [])]
-    commands = (*_nft(firewall.chains, ports, known), *_by_name(target, firewall.names, ports, known))
+    commands = (
+        *_nft(firewall.chains, ports, known, protocol),
+        *_by_name(target, firewall.names, ports, known, protocol),
+    )
     if commands:
         text = f"{words}: {' and '.join(names)} {'is' if len(names) == 1 else 'are'} in the way"
         return Fix(text, commands, host=target.host, needs_root=True, safe=True)
@@ -103,7 +124,7 @@ def open_ports(target: Facts, firewall: Firewall | None, ports: str, sources: Se
             needs_root=True,
         )
     name = "iptables" if "iptables" in firewall.tools else "nft"
-    guess = systems.open_ports(replace(target, firewalls=(name,)), ports, known)
+    guess = systems.open_ports(replace(target, firewalls=(name,)), ports, known, protocol=protocol)
     return replace(
         guess,
         text=f"{words}: its rules cannot be read without root, so see what closes the port "
@@ -112,18 +133,22 @@ def open_ports(target: Facts, firewall: Firewall | None, ports: str, sources: Se
     )
 
 
-def _nft(chains: Sequence[str], ports: str, sources: Sequence[str]) -> tuple[str, ...]:
+def _nft(chains: Sequence[str], ports: str, sources: Sequence[str], protocol: Protocol) -> tuple[str, ...]:
     everyone = sources or ("0.0.0.0/0",)
     return tuple(
-        f"sudo nft insert rule {chain} ip saddr {source} tcp dport {ports} accept"
+        f"sudo nft insert rule {chain} ip saddr {source} {protocol} dport {ports} accept"
         for chain in chains
         for source in everyone
     )
 
 
-def _by_name(target: Facts, names: Sequence[str], ports: str, sources: tuple[str, ...]) -> tuple[str, ...]:
+def _by_name(
+    target: Facts, names: Sequence[str], ports: str, sources: tuple[str, ...], protocol: Protocol
+) -> tuple[str, ...]:
     return tuple(
         command
         for name in names
-        for command in systems.open_ports(replace(target, firewalls=(name,)), ports, sources).commands
+        for command in systems.open_ports(
+            replace(target, firewalls=(name,)), ports, sources, protocol=protocol
+        ).commands
     )

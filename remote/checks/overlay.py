@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import shlex
 from dataclasses import replace
 
 from remote import plan_network
@@ -22,9 +23,10 @@ from remote.checks.model import (
     warn,
     whole_cluster,
 )
+from remote.checks.network_firewall import ask_firewall, open_ports
 from remote.checks.network_probe import probe_network
 from remote.checks.network_report import NetworkReport, PairMatrix
-from remote.checks.systems import install, open_ports
+from remote.checks.systems import install
 from remote.errors import OverlayError, PlanError, RemoteError
 from remote.facts import Facts
 from remote.overlay import Overlay, is_encrypted, plan_overlay, why_not
@@ -34,12 +36,13 @@ from remote.runtime import State
 NOT_ASKED = 'network.encryption is "none"'
 
 
-def wireguard_finding(facts: Facts, found: Available) -> Finding:
+def wireguard_finding(facts: Facts, found: Available, port: int) -> Finding:
     """Judge whether an overlay can be set up on a host.
 
     Args:
         facts: what the host said.
         found: what it has of what WireGuard needs.
+        port: UDP port of the overlay.
     """
     what = {
         "wg": found.tools,
@@ -49,6 +52,14 @@ def wireguard_finding(facts: Facts, found: Available) -> Finding:
         "/dev/net/tun": found.tun,
     }
     evidence = "; ".join(f"{name}: {'there' if there else 'not there'}" for name, there in what.items())
+    if found.port_taken:
+        fix = Fix(
+            f"end the program that holds UDP {port}, or set another port under [cluster] in cluster.toml",
+            (f"sudo ss -Hlunp 'sport = :{port}'",),
+            host=facts.host,
+            needs_root=True,
+        )
+        return fail(f"UDP port {port} is in use by another program", evidence, fix)
     if found.usable:
         return ok("the kernel's WireGuard" if found.kernel else "wireguard-go, for the kernel has none", evidence)
     if found.tools and found.ip and found.userspace:
@@ -78,6 +89,9 @@ def refused_finding(facts: Facts, why: str) -> Finding:
     if facts.system != "Linux":
         text = 'leave the host out, or use a VPN of your own with network.interface and network.encryption = "none"'
         return fail(why, evidence, Fix(text, host=facts.host))
+    if facts.sudo in ("root", "nopass"):
+        text = 'install the Docker Engine as root there, or set runtime = "process" for this host'
+        return fail(why, evidence, Fix(text, host=facts.host))
     rule = f"{facts.user or 'ACCOUNT'} ALL=(ALL) NOPASSWD: ALL"
     return fail(
         why,
@@ -85,7 +99,7 @@ def refused_finding(facts: Facts, why: str) -> Finding:
         Fix(
             "log in as root (user of the host), or let the account use sudo without a password: the overlay is also "
             "taken down when nobody is there to type one",
-            (f"echo '{rule}' | sudo tee /etc/sudoers.d/hetero-tui",),
+            (f"echo {shlex.quote(rule)} | sudo tee /etc/sudoers.d/hetero-tui",),
             host=facts.host,
             needs_root=True,
         ),
@@ -96,9 +110,10 @@ async def _wireguard(context: CheckContext, name: str) -> Finding:
     if not is_encrypted(context.inventory):
         return skip(NOT_ASKED)
     facts = await context.facts(name)
-    if why := why_not(facts):
+    if why := why_not(context.host(name), facts):
         return refused_finding(facts, why)
-    return wireguard_finding(facts, await look(context.runner(name), context.inventory.cluster.port))
+    port = context.inventory.cluster.port
+    return wireguard_finding(facts, await look(context.runner(name), port), port)
 
 
 async def probe_in_trial(context: CheckContext, hosts: tuple[str, ...]) -> NetworkReport:
@@ -146,18 +161,20 @@ async def _living(context: CheckContext, host: str) -> tuple[str, ...]:
         return ()  # the checks of its engine tell it; without an engine nothing of ours lives there
 
 
-def overlay_finding(inventory_port: int, outcome: Raised | RemoteError | None, hub: Facts | None) -> Finding:
+def overlay_finding(outcome: Raised | RemoteError | None, way_in: Fix | None) -> Finding:
     """Judge how the hosts met in the trial.
 
     Args:
-        inventory_port: UDP port of the overlay.
         outcome: what became of the trial; None when there was none.
-        hub: facts of the host that all must reach.
+        way_in: lets the others in on the host that all must reach, where they did not reach it.
     """
     if outcome is None:
         return unknown("no overlay was tried")
-    if isinstance(outcome, NoHandshake) and hub is not None:
-        return fail(outcome.message, str(outcome), open_ports(hub, str(inventory_port), (), protocol="udp"))
+    if isinstance(outcome, NoHandshake) and way_in is not None:
+        return fail(outcome.message, str(outcome), way_in)
+    if isinstance(outcome, OverlayError):
+        text = 'mend what the host says there, or set network.encryption = "none" on a network you trust'
+        return fail(told(outcome), str(outcome), Fix(text, host=outcome.host))
     if isinstance(outcome, RemoteError):
         return fail(told(outcome), str(outcome), Fix(outcome.next_step, host=outcome.host))
     overlay = outcome.overlay
@@ -176,8 +193,16 @@ def overlay_finding(inventory_port: int, outcome: Raised | RemoteError | None, h
 async def _overlay(context: CheckContext, _: tuple[str, ...]) -> Finding:
     if not is_encrypted(context.inventory):
         return skip(NOT_ASKED)
-    hub = context.known_facts.get(context.inventory.master.name)
-    return overlay_finding(context.inventory.cluster.port, context.overlay_outcome, hub)
+    outcome = context.overlay_outcome
+    return overlay_finding(outcome, await _way_in(context) if isinstance(outcome, NoHandshake) else None)
+
+
+async def _way_in(context: CheckContext) -> Fix:
+    master = context.inventory.master.name
+    facts = await context.facts(master)
+    firewall = await ask_firewall(context.runner(master), facts)
+    # A router may give the others any address, and WireGuard answers nobody whose key it does not know.
+    return open_ports(facts, firewall, str(context.inventory.cluster.port), (), protocol="udp")
 
 
 WIREGUARD = Check(

@@ -8,6 +8,7 @@ from typing import Literal
 from remote.checks.model import Fix
 from remote.facts import Facts
 
+Protocol = Literal["tcp", "udp"]
 Family = Literal["debian", "fedora", "suse", "arch", "alpine", "macos", "other"]
 
 _FAMILIES: dict[str, Family] = {
@@ -57,7 +58,7 @@ def start_service(facts: Facts, service: str) -> tuple[str, ...]:
             return (f"sudo systemctl enable --now {service}",)
 
 
-def open_ports(facts: Facts, ports: str, sources: tuple[str, ...], *, protocol: Literal["tcp", "udp"] = "tcp") -> Fix:
+def open_ports(facts: Facts, ports: str, sources: tuple[str, ...], *, protocol: Protocol = "tcp") -> Fix:
     """Let ``sources`` (addresses) reach ``ports`` (``29500`` or ``29900-29950``) of the host."""
     words = f"let {', '.join(sources) or 'the other hosts'} reach {protocol.upper()} {ports} on {facts.host}"
     if facts.system == "Darwin":
@@ -116,7 +117,7 @@ def open_ports(facts: Facts, ports: str, sources: tuple[str, ...], *, protocol: 
     )
 
 
-def _firewall_commands(name: str, ports: str, sources: tuple[str, ...], protocol: str) -> tuple[str, ...]:
+def _firewall_commands(name: str, ports: str, sources: tuple[str, ...], protocol: Protocol) -> tuple[str, ...]:
     colon = ports.replace("-", ":")
     everyone = sources or ("0.0.0.0/0",)
     match name:

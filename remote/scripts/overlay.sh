@@ -1,5 +1,5 @@
 # One host's part of an encrypted overlay. POSIX sh, sent on the standard input of:  exec /bin/sh -s -- COMMAND ARGUMENTS
-#   look PORT                                        what is there; reads only
+#   look PORT                                        what is there; reads only. An overlay's own port is not taken
 #   up INTERFACE ADDRESS/PREFIX MTU PORT LABEL        make the interface and its key, print the public key
 #   peers INTERFACE (KEY ENDPOINT ALLOWED)...         who is on the other side
 #   shake INTERFACE SECONDS                           say hello to all, print who answered
@@ -25,6 +25,7 @@ look() {
   has wireguard-go && echo 'userspace yes'
   [ -c /dev/net/tun ] && echo 'tun yes'
   has ip && echo 'ip yes'
+  for folder in /sys/class/net/hetero-*; do [ -d "$folder" ] && return; done
   has ss && taken=$(ss -Hlun "sport = :$1" 2>/dev/null) && [ -n "$taken" ] && echo 'port taken'
   true
 }
