@@ -6,7 +6,7 @@ emulation itself (about half of it arrives), so its figures are a lower bound.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from statistics import mean, median
 from typing import Final
 
@@ -15,6 +15,7 @@ from benchmarks.report import Figure, Options, measured, skipped
 from benchmarks.trainer_balance import LEARNING_STEPS, command_line, quotas
 from benchmarks.trainer_cluster import Cluster, throughput, trainer_run
 from benchmarks.trainer_network import Network
+from benchmarks.trainer_quota import CpuQuota
 from trainer.events import Notice, Step
 
 PARTS: Final = (0.4, 0.4)
@@ -45,10 +46,10 @@ def figures(options: Options) -> Iterator[Figure]:
     from benchmarks.trainer_alone import AloneRun
 
     seconds = 3.0 if options.quick else SECONDS
-    with quotas(PARTS[:1]) as limits, AloneRun(limits, [BATCH], trial_seconds=seconds / 3) as single:
+    with quotas(PARTS) as limits, AloneRun(limits[:1], [BATCH], trial_seconds=seconds / 3) as single:
         for mode, link in wanted:
             before = single.measure(seconds)[0]
-            speed, note = _train(mode, link, seconds)
+            speed, note = _train(mode, link, seconds, limits)
             alone = mean((before, single.measure(seconds)[0]))
             yield _figure(mode, link, speed / alone, f"{alone:.0f} samples/s of one rank alone in a plain loop", note)
 
@@ -61,12 +62,11 @@ def _figure(mode: str, link: int, ratio: float, anchor: str, note: str) -> Figur
     )
 
 
-def _train(mode: str, link: int, seconds: float) -> tuple[float, str]:
+def _train(mode: str, link: int, seconds: float, limits: Sequence[CpuQuota]) -> tuple[float, str]:
     """Return the samples per second of two ranks behind a link, and what their steps are made of."""
     arguments = command_line(BATCH, "dynamic", "--communication", mode)
     with (
         Network(len(PARTS), float(link)) as network,
-        quotas(PARTS) as limits,
         trainer_run(len(PARTS), arguments, quotas=limits, network=network) as run,
     ):
         run.go()
