@@ -244,6 +244,7 @@ class CheckContext:
 
     async def forget(self, hosts: tuple[str, ...]) -> None:
         """Ask these hosts afresh from now on."""
+        self.overlay_outcome = None
         for name in hosts:
             for shared in (self._facts, self._engines, self._info, self._version, self._images):
                 await shared.forget(name)

@@ -23,6 +23,7 @@ from remote.checks.model import (
     warn,
     whole_cluster,
 )
+from remote.checks.network import PROBE_DEADLINE
 from remote.checks.network_firewall import ask_firewall, open_ports
 from remote.checks.network_probe import probe_network
 from remote.checks.network_report import NetworkReport, PairMatrix
@@ -190,9 +191,11 @@ def overlay_finding(outcome: Raised | RemoteError | None, way_in: Fix | None) ->
     )
 
 
-async def _overlay(context: CheckContext, _: tuple[str, ...]) -> Finding:
+async def _overlay(context: CheckContext, hosts: tuple[str, ...]) -> Finding:
     if not is_encrypted(context.inventory):
         return skip(NOT_ASKED)
+    if context.overlay_outcome is None:  # this check alone was asked for
+        await context.probe_network(hosts)
     outcome = context.overlay_outcome
     return overlay_finding(outcome, await _way_in(context) if isinstance(outcome, NoHandshake) else None)
 
@@ -229,5 +232,6 @@ OVERLAY = Check(
     probe=whole_cluster(_overlay),
     needs=("wireguard",),
     after=("probe",),
+    deadline=PROBE_DEADLINE,
 )
 CHECKS = (WIREGUARD, OVERLAY)
