@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from hetero_tui.cli_options import DEFAULT_EXPERIMENTS, Experiments, run_coroutine
+from hetero_tui.cli_options import DEFAULT_EXPERIMENTS, AsJson, Experiments, run_coroutine
 
 
 def doctor(
@@ -18,12 +18,15 @@ def doctor(
     redact: Annotated[
         bool, Parameter(negative="", help="Take addresses, user and host names out, each for one placeholder.")
     ] = False,
+    json: AsJson = False,
     experiments: Experiments = DEFAULT_EXPERIMENTS,
 ) -> int:
     """Collect what belongs into a bug report: versions, hosts, checks, engines, the last errors. No secrets."""
     from hetero_tui import doctor as doctor_command
 
-    return run_coroutine(doctor_command.run(cluster, report=report, redact=redact, experiments=experiments))
+    return run_coroutine(
+        doctor_command.run(cluster, report=report, redact=redact, experiments=experiments, as_json=json)
+    )
 
 
 COMMANDS = (doctor,)

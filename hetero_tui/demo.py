@@ -50,7 +50,7 @@ async def _headless(experiments: Path, metrics: int | None, *, as_json: bool) ->
     async with demo_session(experiments, epochs=HEADLESS_EPOCHS, samples=HEADLESS_SAMPLES) as session:
         await session.connect(headless.ask_host_key)
         if not await headless.run_checklist(session):
-            return headless.refuse(session)
+            return headless.refuse(session, as_json=as_json)
         async with metrics_server(session, metrics, simulated=True):
             return await headless.launch_and_follow(session, as_json=as_json)
 

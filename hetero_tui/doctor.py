@@ -10,7 +10,7 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hetero_tui import exit_codes, prediction_report
 from hetero_tui.redact import Redaction
+from hetero_tui.report import SCHEMA
 from hetero_tui.sanitize import clean
 from remote.checks.model import CheckResult
 from remote.errors import RemoteError
@@ -43,18 +44,32 @@ MAX_ERRORS: Final = 20
 MAX_LINES: Final = 12
 
 
-async def run(cluster: Path | None, *, report: Path | None, redact: bool, experiments: Path) -> int:
-    """Write the report, or print it; the exit status is 0 when it could be written, whatever it says."""
+async def run(
+    cluster: Path | None, *, report: Path | None, redact: bool, experiments: Path, as_json: bool = False
+) -> int:
+    """Write the report, or print it; the exit status is 0 when it could be written, whatever it says.
+
+    Args:
+        cluster: path of cluster.toml; only this machine when None.
+        report: the Markdown file to write; standard output when None.
+        redact: take names and addresses out.
+        experiments: folder where runs are kept.
+        as_json: print the sections for programs; ``report`` is written all the same.
+    """
     redaction = Redaction()
-    sections = [_about_here()]
+    sections = [f"{_begin()}{_about_here()}"]
     if cluster is not None:
         sections += await _about_cluster(cluster, experiments, redaction)
     know_this_machine(redaction)
     text = without_secrets("\n".join(sections))
     if redact:
-        text = redaction.apply(text)
-    if report is None:
+        text = redaction.apply(text)  # learns the names, too, that only later sections tell
+    if as_json:
+        told = [without_secrets(each) for each in sections]
+        print(_document([redaction.apply(each) for each in told] if redact else told, report, redacted=redact))
+    elif report is None:
         print(text)
+    if report is None:
         return exit_codes.OK
     try:
         write_atomically(report, text.encode(errors="replace"))
@@ -63,6 +78,17 @@ async def run(cluster: Path | None, *, report: Path | None, redact: bool, experi
         return exit_codes.FAILED
     print(f"written to {report}" + ("" if redact else "; --redact takes names and addresses out"), file=sys.stderr)
     return exit_codes.OK
+
+
+def _document(sections: Sequence[str], report: Path | None, *, redacted: bool) -> str:
+    parts = [each.partition("## ")[2].partition("\n") for each in sections]
+    document = {
+        "schema": SCHEMA,
+        "redacted": redacted,
+        "file": str(report or ""),
+        "sections": [{"title": title, "markdown": body.strip()} for title, _, body in parts],
+    }
+    return json.dumps(document, indent=2, ensure_ascii=False)
 
 
 def know_this_machine(redaction: Redaction) -> None:
@@ -101,9 +127,12 @@ def know_facts(redaction: Redaction, facts: Mapping[str, Facts]) -> None:
         redaction.know("id", [each.machine_id])
 
 
+def _begin() -> str:
+    return f"# hetero-tui doctor\n\nmade {time.strftime('%Y-%m-%d %H:%M:%S UTC', time.gmtime())}\n\n"
+
+
 def _about_here() -> str:
-    lines = ["# hetero-tui doctor", "", f"made {time.strftime('%Y-%m-%d %H:%M:%S UTC', time.gmtime())}", ""]
-    lines += ["## This machine", "", f"- Python {platform.python_version()} ({platform.python_implementation()})"]
+    lines = ["## This machine", "", f"- Python {platform.python_version()} ({platform.python_implementation()})"]
     lines.append(f"- {platform.platform()}, {platform.machine()}, {os.cpu_count()} CPUs")
     lines += [f"- {package} {_version(package)}" for package in PACKAGES]
     lines += [f"- {tool}: {shutil.which(tool) or 'not in the PATH'}" for tool in ("ssh", "docker", "git")]

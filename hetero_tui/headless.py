@@ -44,9 +44,7 @@ async def _check(session: ClusterSession, *, as_json: bool, measure: bool = Fals
         passed = passed and not failures
     prediction, missing = await prediction_report.try_predict(session.preflight.predict)
     if as_json:
-        document = report.checks_document(
-            session.inventory.cluster.name, session.hosts.values(), session.results, session.checks
-        )
+        document = _checks_document(session)
         document["prediction"] = (
             prediction_report.document(prediction) if prediction else prediction_report.missing_document(missing)
         )
@@ -64,6 +62,12 @@ async def run_checklist(session: ClusterSession) -> bool:
         if isinstance(progress, CheckResult) and progress.finding.verdict in (Verdict.FAIL, Verdict.UNKNOWN):
             _say(f"{report.MARKS[progress.finding.verdict]} {progress.host or 'cluster'}: {progress.finding.reason}")
     return summarize(session.results).exit_code == 0
+
+
+def _checks_document(session: ClusterSession) -> dict[str, Any]:
+    return report.checks_document(
+        session.inventory.cluster.name, session.hosts.values(), session.results, session.checks
+    )
 
 
 def _checklist(session: ClusterSession) -> str:
@@ -111,8 +115,9 @@ async def up(
             if skip_checks:
                 await session.read_facts()
             elif not (await run_checklist(session) or await _bring_and_check(session)):
-                return refuse(session)
-            code = await launch_and_follow(session, as_json=as_json, detach=detach)
+                return refuse(session, as_json=as_json)
+            may_restart = attempt < limits.restarts
+            code = await launch_and_follow(session, as_json=as_json, detach=detach, may_restart=may_restart)
             has_failed = not detach and session.store.cluster_view().state is RunState.FAILED
             if not has_failed or attempt >= limits.restarts:
                 return code
@@ -196,15 +201,22 @@ class ImageTicker:
             _say(image_report.image_line(progress))
 
 
-def refuse(session: ClusterSession) -> int:
+def refuse(session: ClusterSession, *, as_json: bool = False) -> int:
     """Say why nothing is launched."""
     _say(_checklist(session))
+    if as_json:
+        _print_json(_checks_document(session))
     _say("Nothing was started. Mend what is marked ✖, or launch anyway with `hetero-tui up --skip-checks`.")
     return exit_codes.FAILED
 
 
-async def launch_and_follow(session: ClusterSession, *, as_json: bool, detach: bool = False) -> int:
-    """Launch the session's plan. Interrupted, it stops the run; detached, it returns once training has started."""
+async def launch_and_follow(
+    session: ClusterSession, *, as_json: bool, detach: bool = False, may_restart: bool = False
+) -> int:
+    """Launch the session's plan. Interrupted, it stops the run; detached, it returns once training has started.
+
+    With ``may_restart`` a failed run is not the end, and its result no document on standard output.
+    """
     try:
         await session.launch(say_progress)
         _say(f"run {session.run_id} · kept in {session.run_folder}")
@@ -213,7 +225,7 @@ async def launch_and_follow(session: ClusterSession, *, as_json: bool, detach: b
             if as_json:
                 _print_json({"schema": report.SCHEMA, "run": session.run_id})
             return exit_codes.OK
-        return await follow(session, as_json=as_json)
+        return await follow(session, as_json=as_json, may_restart=may_restart)
     except asyncio.CancelledError:
         if session.run_id:
             _say(f"interrupted: stopping run {session.run_id} on every host and bringing its results home")
@@ -221,10 +233,17 @@ async def launch_and_follow(session: ClusterSession, *, as_json: bool, detach: b
         raise
 
 
-async def follow(session: ClusterSession, *, as_json: bool, well: Collection[RunState] = (RunState.FINISHED,)) -> int:
+async def follow(
+    session: ClusterSession,
+    *,
+    as_json: bool,
+    well: Collection[RunState] = (RunState.FINISHED,),
+    may_restart: bool = False,
+) -> int:
     """Follow the run to its end with a progress line a few times a second, and print the result.
 
-    ``well`` are the states at the end with which the command has done what it was asked for.
+    ``well`` are the states at the end with which the command has done what it was asked for. With ``may_restart``
+    the result of a failed run is told on standard error: the one document is that of the last run.
     """
     async with asyncio.TaskGroup() as tasks:
         ticker = tasks.create_task(_tick(session))
@@ -237,7 +256,9 @@ async def follow(session: ClusterSession, *, as_json: bool, well: Collection[Run
     document["checkpoints"] = [str(path) for path in session.checkpoints]
     document["kept_on_hosts"] = dict(session.kept)
     document["prediction"] = prediction_report.compared(session.run_folder, document["samples_per_second"])
-    if as_json:
+    if as_json and may_restart and document["state"] == RunState.FAILED:
+        _say(report.result_text(document))
+    elif as_json:
         _print_json(document)
     else:
         print(report.result_text(document))

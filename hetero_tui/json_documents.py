@@ -45,7 +45,18 @@ class CheckFinding(TypedDict):
 
 
 class Check(TypedDict):
-    """``check``: the checklist."""
+    """``check``: the checklist, and what the cluster is predicted to do or why that cannot be told."""
+
+    schema: int
+    cluster: str
+    ok: bool
+    hosts: list[HostPhase]
+    checks: list[CheckFinding]
+    prediction: dict[str, Any]
+
+
+class Refused(TypedDict):
+    """``up`` and ``demo`` that start nothing because checks fail: the checklist, with ``ok`` false."""
 
     schema: int
     cluster: str
@@ -162,6 +173,7 @@ class Result(_Result, total=False):
 
     checkpoints: list[str]
     kept_on_hosts: dict[str, str]
+    prediction: dict[str, Any] | None
 
 
 class Started(TypedDict):
@@ -316,6 +328,39 @@ class Init(TypedDict):
     hosts: list[InitHost]
 
 
+class Split(TypedDict):
+    """One way to split a global batch; ``waits`` are the seconds that each rank waits in every step."""
+
+    name: str
+    shares: list[int]
+    step_seconds: float
+    samples_per_second: float
+    waits: list[float]
+
+
+class Shares(TypedDict):
+    """``shares``: what each way to split a global batch costs and brings."""
+
+    schema: int
+    splits: list[Split]
+
+
+class DoctorSection(TypedDict):
+    """One section of the report."""
+
+    title: str
+    markdown: str
+
+
+class Doctor(TypedDict):
+    """``doctor``: what belongs into a bug report; ``file`` is empty unless ``--report`` named one."""
+
+    schema: int
+    redacted: bool
+    file: str
+    sections: list[DoctorSection]
+
+
 DOCUMENTS: Final[dict[str, tuple[type[Any], ...]]] = {
     "check": (Check,),
     "plan": (Plan,),
@@ -323,9 +368,9 @@ DOCUMENTS: Final[dict[str, tuple[type[Any], ...]]] = {
     "images ls": (ImageList,),
     "images rm": (ImageList,),
     "data": (Data,),
-    "up": (Result, Started),
+    "up": (Result, Started, Refused),
     "watch": (Result,),
-    "demo": (Result,),
+    "demo": (Result, Refused),
     "status": (Status,),
     "logs": (LogLine,),
     "stop": (Stopped,),
@@ -335,6 +380,8 @@ DOCUMENTS: Final[dict[str, tuple[type[Any], ...]]] = {
     "replay": (ReplayEvent, ReplayOutput, ReplayAct, ReplayResult),
     "report": (Report,),
     "init": (Init,),
+    "shares": (Shares,),
+    "doctor": (Doctor,),
 }
 """What each command prints; ``logs`` and ``replay`` print one document a line."""
 
@@ -369,8 +416,10 @@ def page() -> str:
         "",
         "<!-- Written by `make docs`; a test compares it with the code. -->",
         "",
-        "Every command takes `--json`: one document on standard output, progress on standard error. `logs` and",
-        "`replay` print one document a line. `schema` is the version: in the same version keys may be added, none",
+        "These commands take `--json`: one document on standard output, at the end, also when `up` restarts a run that",
+        "failed; progress, warnings and questions go to standard error. `logs` and `replay` print one document a line.",
+        "A command that cannot do its work leaves standard output empty and says why on standard error.",
+        "`schema` is the version: in the same version keys may be added, none",
         f"changes its meaning or goes. This is version {SCHEMA}. `hetero-tui schema --output` prints JSON Schema.",
         "",
         "Exit codes: 0 all well · 1 something failed · 2 a mistake in the call or in cluster.toml · 130 interrupted.",

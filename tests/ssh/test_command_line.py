@@ -17,12 +17,14 @@ from typing import Any
 
 import pytest
 
-from hetero_tui.json_documents import validate
+from hetero_tui.json_documents import DOCUMENTS, validate
 from remote.embedded import EmbeddedCluster, EmbeddedHost, embedded_hosts
 from tests.ssh.checking import free_port
 from tests.ssh.spying import files_holding, holding, watched
 
 pytestmark = pytest.mark.slow
+
+WITHOUT_CLUSTER = {"demo", "init", "replay", "report", "runs", "shares"}
 
 SPEEDS = {"fast": 400, "middle": 200, "slow": 100}
 PERSONAL = "personal-fLqT81zN"
@@ -43,8 +45,18 @@ class Answer:
     @property
     def document(self) -> dict[str, Any]:
         """The one document on standard output, which is of the form that its command declares."""
-        found: dict[str, Any] = json.loads(self.out)
+        return self._declared(self.out)
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        """The same of a command that prints one document a line."""
+        return [self._declared(line) for line in self.out.splitlines()]
+
+    def _declared(self, text: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(text)
         validate(self.command, found)
+        keys = {key for shape in DOCUMENTS[self.command] for key in shape.__annotations__}
+        assert set(found) <= keys, "every key is declared"
         return found
 
 
@@ -74,8 +86,8 @@ class CommandLine:
             sys.executable,
             "-m",
             "hetero_tui",
-            command,
-            "cluster.toml",
+            *command.split(),
+            *(() if command in WITHOUT_CLUSTER else ("cluster.toml",)),
             *options,
             cwd=self.folder,
             stdin=stdin,
@@ -199,8 +211,33 @@ async def test_up_trains_balanced_the_loss_falls_and_no_secret_is_seen(
     assert files_holding(command_line.folder, secrets) == ["docker/config.json"]
     for host in command_line.hosts.hosts:
         assert files_holding(host.home, [*secrets, FOR_RANKS.encode()]) == []
+    await assert_documents_of_what_is_kept(command_line, result["run"])
     shown = [FOR_RANKS.encode() in each for each in (recording, (command_line.folder / "report.md").read_bytes())]
     assert shown == [False, False]
+
+
+async def assert_documents_of_what_is_kept(line: CommandLine, run: str) -> None:
+    """Every command that tests of its own do not cover prints what it declares of a run that has ended."""
+    asked = {
+        "logs": ("--run", run),
+        "runs": (),
+        "replay": (run,),
+        "report": (run, "--output", "page"),
+        "images": (),
+        "images ls": (),
+        "images rm": (),
+        "doctor": ("--redact", "--report", "again.md"),
+        "shares": ("--speeds", "256,180,45,40", "--global-batch", "192"),
+        "init": ("--yes", "--output", "found.toml"),
+    }
+    elsewhere = {"check", "plan", "up", "watch", "status", "stop", "exclude", "admit", "demo", "data"}
+    assert set(DOCUMENTS) <= asked.keys() | elsewhere
+    for answer in await asyncio.gather(*(line.run(each, *options, "--json") for each, options in asked.items())):
+        command = answer.command
+        assert answer.code == 0, (command, answer.err)
+        told = answer.lines if command in ("logs", "replay") else [answer.document]
+        assert told
+        assert all(each["schema"] == 1 for each in told)
 
 
 async def test_a_killed_client_leaves_training_and_another_reattaches(command_line: CommandLine) -> None:
@@ -226,6 +263,25 @@ async def test_a_killed_client_leaves_training_and_another_reattaches(command_li
     assert stopped.document["stopped"] == [status.document["runs"][0]["run"]]
     assert (await command_line.run("status", "--json")).document["runs"] == []
     assert command_line.processes_left() == []
+
+
+async def test_up_that_fails_prints_one_document_also_when_it_tried_again(command_line: CommandLine) -> None:
+    cluster = command_line.folder / "cluster.toml"
+    script = command_line.folder / "fails.py"
+    script.write_text('raise SystemExit("no luck")\n')
+    text = cluster.read_text().replace('workload = "simple_cnn"', f"script = {json.dumps(str(script))}")
+    text = text.replace("samples = 560\nepochs = 2\n", "")
+    cluster.write_text(f"{text}[limits]\nrestarts = 1\nrestart_wait_seconds = 0.1\n")
+    failed = await command_line.run("up", "--json", "--skip-checks")
+    assert failed.code == 1
+    assert failed.document["state"] == "failed"
+    assert "the run failed; restart 1 of 1" in failed.err
+
+    cluster.write_text(cluster.read_text().replace(json.dumps(sys.executable), '"no-such-python"', 1))
+    refused = await command_line.run("up", "--json")
+    assert refused.code == 1
+    assert not refused.document["ok"]
+    assert "Nothing was started" in refused.err
 
 
 async def test_interrupting_up_stops_the_run_everywhere(command_line: CommandLine) -> None:
