@@ -299,6 +299,8 @@ async def test_a_key_right_behind_new_rows_reaches_the_last_of_them() -> None:
     session.run_id = "run"
     session.hello(0)
     async with running(session, (120, 35), start="monitor") as (app, pilot):
+        # The checklist, which is there first, names the hosts too.
+        await until(pilot, lambda: isinstance(app.screen, MonitorScreen))
         await shows(pilot, "node0000")
         for rank in range(1, 64):
             session.hello(rank)
