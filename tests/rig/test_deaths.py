@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.rig.client import Client
 from tests.rig.clusters import cluster_toml
-from tests.rig.hosts import Rig
+from tests.rig.hosts import Rig, RigHost
 from tests.rig.machine import wait_for
 
 pytestmark = pytest.mark.rig
@@ -43,13 +45,20 @@ def test_a_run_that_is_not_elastic_ends_everywhere_and_goes_on_without_the_dead_
 
 
 def test_a_lost_host_and_a_lost_engine_are_told_apart(rig: Rig, tmp_path: Path) -> None:
-    client = Client(rig, tmp_path, cluster_toml(rig, {"epochs": 1000}) + _LIMITS)
+    # Patient, so that a busy machine loses no rank in between: a rank that is lost already has no network to be cut.
+    limits = _LIMITS + "lost_rank_seconds = 15.0\n"
+    client = Client(rig, tmp_path, cluster_toml(rig, {"epochs": 1000}) + limits)
     with client.started("up", "--skip-checks"):
         client.wait_said(" go", timeout=240)
         client.wait_steps("h1", 3)
         rig.host("h2").link_down()
         client.wait_said("h2: error: no contact: host unreachable")
         rig.host("h2").link_up()
+        client.wait_steps("h2", 3)
+        with _deaf(rig.host("h2"), rig.host("h3")):
+            # Both still reach the master: only the kernels of the two know.
+            client.wait_said(f" gets no answer from rank 2 ({rig.host('h3').address}) since 3 s")
+        client.wait_steps("h3", 3)
         rig.host("h3").kill_engine()
         client.wait_said("h3: error: no contact: its engine is gone")
         rig.host("h3").start_engine()
@@ -60,6 +69,19 @@ def test_a_lost_host_and_a_lost_engine_are_told_apart(rig: Rig, tmp_path: Path) 
         client.wait_steps("h1", 3)
         assert client.document("stop", timeout=180)["stopped"]
     assert client.containers() == _NOTHING
+
+
+@contextmanager
+def _deaf(one: RigHost, other: RigHost) -> Iterator[None]:
+    """Let no packet pass between two hosts."""
+    rules = [(here, ("INPUT", "-s", there.address, "-j", "DROP")) for here, there in ((one, other), (other, one))]
+    for here, rule in rules:
+        here.iptables("-A", *rule)
+    try:
+        yield
+    finally:
+        for here, rule in rules:
+            here.iptables("-D", *rule)
 
 
 def test_a_failed_run_is_tried_again_by_itself(rig: Rig, tmp_path: Path) -> None:
