@@ -11,6 +11,8 @@ from remote.errors import UserError
 MOST_PACKED: Final = 8 << 20
 """Bytes of small files that travel together."""
 MOST_TOGETHER: Final = 200
+MOST_NAMES: Final = 30_000
+"""Bytes of their names: Linux takes no argument of a command beyond 128 KiB, and quoting makes them longer."""
 SMALL: Final = 1 << 20
 """Bytes up to which a file is small."""
 
@@ -79,7 +81,8 @@ def read_listing(host: str, answer: str) -> Listing:
         elif word == "free" and rest.strip().isdecimal():
             free, complete = int(rest) * 1024, True
         elif word.isdecimal() and rest.startswith("./"):
-            if not rest.isprintable() or ".." in rest.split("/"):
+            # An empty part would make it a path from the root; the replacement character is a name that is no UTF-8.
+            if not rest.isprintable() or "\ufffd" in rest or {"", ".."} & set(rest.split("/")):
                 raise DatasetError(f"{host}: the name {rest!r} cannot be sent", next_step="rename the file")
             files[rest[2:]] = int(word)
         else:
@@ -131,15 +134,19 @@ def compare(measure: Mapping[str, int], listing: Listing, differing: Sequence[st
 def groups(paths: Sequence[str], sizes: Mapping[str, int]) -> Iterator[tuple[str, ...]]:
     """Yield what travels together: small files as many as fit, larger ones alone."""
     together: list[str] = []
-    weight = 0
+    weight = names = 0
     for path in paths:
         if sizes[path] > SMALL:
             yield (path,)
             continue
-        if together and (len(together) == MOST_TOGETHER or weight + sizes[path] > MOST_PACKED):
+        length = len(path.encode())
+        if together and (
+            len(together) == MOST_TOGETHER or weight + sizes[path] > MOST_PACKED or names + length > MOST_NAMES
+        ):
             yield tuple(together)
-            together, weight = [], 0
+            together, weight, names = [], 0, 0
         together.append(path)
         weight += sizes[path]
+        names += length
     if together:
         yield tuple(together)

@@ -224,8 +224,15 @@ class Dataset:
         have: dict[str, int] = {}
 
         async def ask(name: str) -> None:
-            found = int((await self._run(name, "have", path)).stdout)
-            have[name] = found if found <= sizes[path] else 0
+            said = (await self._run(name, "have", path)).stdout.strip()
+            if not said.isdecimal():
+                raise CommandFailed(
+                    f"it did not say how much of {path} has arrived: {said[:100]!r}",
+                    host=name,
+                    next_step="see what its shell prints at login, and silence it",
+                )
+            # Too much of it is no part of this file: what finish finds damaged is removed.
+            have[name] = min(int(said), sizes[path])
 
         await each(ask)
         for start in range(0, sizes[path], PIECE):

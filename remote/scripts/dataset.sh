@@ -74,7 +74,7 @@ finish)
         if [ "$(sum "$incoming/$path")" != "$digest" ]; then
             rm -f -- "$incoming/$path"
             echo "damaged $path"
-        elif [ -e "$path" ]; then
+        elif [ -e "$path" ] || [ -L "$path" ]; then
             rm -f -- "$incoming/$path"
             echo "taken $path"
         else

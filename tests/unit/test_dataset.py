@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -171,7 +172,8 @@ async def test_the_rest_of_a_transfer_that_nobody_goes_on_with_is_removed(folder
 
 
 @pytest.mark.parametrize(
-    "answer", ["", "free 1\n5 ./a/../../etc/passwd\n", "free 1\n5 ./a\x1b[2J\n", "free 1\nhello\n"]
+    "answer",
+    ["", "free 1\n5 ./a/../../etc/passwd\n", "free 1\n5 ./a\x1b[2J\n", "free 1\n5 .//etc/x\n", "free 1\nhello\n"],
 )
 def test_hostile_listings_are_refused(answer: str) -> None:
     with pytest.raises(DatasetError):
@@ -184,6 +186,32 @@ def test_small_files_travel_together() -> None:
     assert ("b",) in packs
     assert max(map(len, packs)) == 200
     assert sorted(path for pack in packs for path in pack) == sorted(sizes)
+    long = {f"{number:03}{'x' * 4000}": 1 for number in range(20)}
+    assert max(map(len, groups(sorted(long), long))) == 7, "a command line has its limit"
+
+
+async def test_a_link_into_nowhere_is_not_replaced(folder: Path) -> None:
+    dataset, _ = _dataset(folder)
+    link = folder / "two" / "set" / "-n"
+    link.parent.mkdir(parents=True)
+    link.symlink_to("nowhere")
+    failures = await dataset.bring(await dataset.look(), lambda *_: None)
+    assert "taken -n" in failures["two"].message
+    assert link.is_symlink()
+
+
+async def test_a_host_that_chatters_is_named(folder: Path) -> None:
+    dataset, runners = _dataset(folder)
+
+    class Chattering(Counting):
+        async def run(self, command: str, *, input: bytes = b"", timeout: float | None = 30.0) -> Completed:
+            done = await super().run(command, input=input, timeout=timeout)
+            return dataclasses.replace(done, stdout="welcome\n") if "dataset.sh have" in command else done
+
+    chatty = dataclasses.replace(dataset, runners={**runners, "two": Chattering("two")})
+    failures = await chatty.bring(await chatty.look(), lambda *_: None)
+    assert "'welcome'" in failures["two"].message
+    assert _contents(folder / "three" / "set") == _contents(folder / "one" / "set")
 
 
 async def test_a_summary_tells_folders_apart(tmp_path: Path) -> None:
