@@ -58,14 +58,17 @@ def _sync(path: str, hosts: list[str], inventory: Inventory) -> Fix:
     master = inventory.master.name
     if master in hosts:
         return Fix(f"put the data set into {path} on {master}: it is the measure for the other hosts", host=master)
-    source = shlex.quote(f"{path.rstrip('/')}/")
+    # Neither a quoted ~ nor, for rsync 3.2.4 and later, one on the other side is the home folder.
+    below = f"{path.removeprefix('~/').rstrip('/')}/"
+    target = shlex.quote(below)
+    source = f"~/{target}" if path.startswith("~/") else target
     others = [inventory.host(name) for name in hosts]
     ports = {host.name: f"-e 'ssh -p {host.port}' " if host.port else "" for host in others}
     return Fix(
         f"bring what they lack from {master}: here with F, without a screen by `hetero-tui data --bring`; it goes "
         f"through this machine. Or run these commands on {master}, where it can log in to the others. What only they "
         "have, or have otherwise, stays, so see to that by hand",
-        tuple(f"rsync -a {ports[host.name]}{source} {shlex.quote(destination(host))}:{source}" for host in others),
+        tuple(f"rsync -a {ports[host.name]}{source} {shlex.quote(destination(host))}:{target}" for host in others),
         host=master,
         brings_data=True,
     )

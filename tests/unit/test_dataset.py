@@ -271,6 +271,13 @@ def test_the_check_says_which_host_differs_and_that_it_can_be_brought(
         assert finding.fix.commands == ("rsync -a -e 'ssh -p 23' '/data/my set/' ada@pc2:'/data/my set/'",)
 
 
+def test_the_commands_mean_the_home_folder_on_both_sides() -> None:
+    inventory = Inventory(cluster=Cluster(name="c"), hosts=(Host(name="pc1"), Host(name="pc2", user="ada")))
+    finding = data_finding("~/my set", {"pc1": FULL, "pc2": Summary(problem="missing")}, inventory)
+    assert finding.fix is not None
+    assert finding.fix.commands == ("rsync -a ~/'my set/' ada@pc2:'my set/'",)
+
+
 def test_nobody_can_bring_what_the_master_lacks() -> None:
     inventory = Inventory(cluster=Cluster(name="c"), hosts=(Host(name="pc1"), Host(name="pc2")))
     finding = data_finding("/data", {"pc1": Summary(problem="missing"), "pc2": FULL}, inventory)
