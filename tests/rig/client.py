@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from tests.rig.clusters import TomlValue, cluster_toml, write_cluster
 from tests.rig.hosts import Rig
 from tests.rig.machine import wait_for
-from tests.rig.places import REPOSITORY
+from tests.rig.places import REPOSITORY, RigError
 from trainer.events import Event, Step, decode
 
 _EventType = TypeVar("_EventType", bound=Event)
@@ -124,7 +124,13 @@ class Client:
         if not found:
             return []
         assert len(found) == 1, f"{name} has several containers of a run: {found}"
-        return host.docker("logs", found[0]).splitlines()
+        try:
+            return host.docker("logs", found[0]).splitlines()
+        except RigError as error:
+            # A start that fails takes its containers back; what it says of that is worth more than this.
+            if "marked for removal" in str(error) or "No such container" in str(error):
+                return []
+            raise
 
     def events(self, name: str, kind: type[_EventType]) -> list[_EventType]:
         """Read the events of one kind from the log of the run's container on a host; none without a container."""

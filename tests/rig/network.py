@@ -76,10 +76,12 @@ class Switch:
         port = self._port(number)
         # A cable of a host that lost its power may not have been collected yet.
         self._inside("ip", "link", "delete", port, check=False)
+        enter = ("nsenter", f"--target={pid}", "--net", "--")
+        # Nor the cable from a router: the kernel clears a namespace some time after its last process.
+        call(*enter, "ip", "link", "delete", "eth0", check=False)
         peer = ("peer", "name", "eth0", "address", self._mac(number), "netns", str(pid))
         self._inside("ip", "link", "add", port, "type", "veth", *peer)
         self._plug(port)
-        enter = ("nsenter", f"--target={pid}", "--net", "--")
         call(*enter, "ip", "address", "add", f"{self.address(number)}/24", "dev", "eth0")
         call(*enter, "ip", "link", "set", "eth0", "up")
 
