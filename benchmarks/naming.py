@@ -65,6 +65,19 @@ class Watcher:
         )
         return time.monotonic() - began
 
+    def healed(self, host: RigHost, pattern: str, inject: Callable[[], object], heal: Callable[[], object]) -> float:
+        """Measure a fault, take it back, and return the seconds once the host's rank makes steps again.
+
+        Raises:
+            RigError: no line matches.
+        """
+        try:
+            seconds = self.seconds_until(pattern, inject)
+        finally:
+            heal()
+        self.settle(host.name)
+        return seconds
+
     def settle(self, host: str) -> None:
         """Wait until the rank of a host makes steps again."""
         self.client.wait_steps(host, 2, timeout=START_SECONDS)
@@ -118,12 +131,7 @@ def _rank_killed(rig: Rig, watcher: Watcher) -> float:
 
 def _link_down(rig: Rig, watcher: Watcher) -> float:
     host = rig.host("h3")
-    try:
-        seconds = watcher.seconds_until(r"^h3: error: no contact: host unreachable", host.link_down)
-    finally:
-        host.link_up()
-    watcher.settle("h3")
-    return seconds
+    return watcher.healed(host, r"^h3: error: no contact: host unreachable", host.link_down, host.link_up)
 
 
 def _master_cut_off(rig: Rig, watcher: Watcher) -> float:
@@ -142,26 +150,18 @@ def _workers_cut_off(rig: Rig, watcher: Watcher) -> float:
 
 def _master_frozen(rig: Rig, watcher: Watcher) -> float:
     host = rig.host("h1")
-    try:
-        seconds = watcher.seconds_until(
-            r"^h[23]: .*no sign of life from the coordinator", lambda: host.docker("pause", *host.containers())
-        )
-    finally:
-        host.docker("unpause", *host.containers())
-    watcher.settle("h1")
-    return seconds
+    return watcher.healed(
+        host,
+        r"^h[23]: .*no sign of life from the coordinator",
+        lambda: host.docker("pause", *host.containers()),
+        lambda: host.docker("unpause", *host.containers()),
+    )
 
 
 def _sshd_killed(rig: Rig, watcher: Watcher) -> float:
     host = rig.host("h2")
-    try:
-        seconds = watcher.seconds_until(
-            r"^h2: error: no contact: host unreachable", lambda: host.run("pkill", "-KILL", "-x", "sshd")
-        )
-    finally:
-        host.start_ssh()
-    watcher.settle("h2")
-    return seconds
+    pattern = r"^h2: error: no contact: host unreachable"
+    return watcher.healed(host, pattern, lambda: host.run("pkill", "-KILL", "-x", "sshd"), host.start_ssh)
 
 
 def _agent_killed(rig: Rig, watcher: Watcher) -> float:
