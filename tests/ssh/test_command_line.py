@@ -97,7 +97,7 @@ class CommandLine:
         )
 
     async def run(
-        self, command: str, *options: str, timeout: float = 180, stdin: int = asyncio.subprocess.DEVNULL
+        self, command: str, *options: str, timeout: float = 400, stdin: int = asyncio.subprocess.DEVNULL
     ) -> Answer:
         process = await self.start(command, *options, stdin=stdin)
         async with asyncio.timeout(timeout):
@@ -232,8 +232,8 @@ async def assert_documents_of_what_is_kept(line: CommandLine, run: str) -> None:
     }
     elsewhere = {"check", "plan", "up", "watch", "status", "stop", "exclude", "admit", "demo", "data"}
     assert set(DOCUMENTS) <= asked.keys() | elsewhere
-    for answer in await asyncio.gather(*(line.run(each, *options, "--json") for each, options in asked.items())):
-        command = answer.command
+    for command, options in asked.items():
+        answer = await line.run(command, *options, "--json")
         assert answer.code == 0, (command, answer.err)
         told = answer.lines if command in ("logs", "replay") else [answer.document]
         assert told
