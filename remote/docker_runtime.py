@@ -118,8 +118,8 @@ class DockerRuntime:
                         position = lines[-1].position
                         yield lines
             except EngineError:
-                # Whoever stopped the run may have removed its container between the two questions: nothing is left.
-                if not follow or follows or not await self._is_going(container):
+                # Whoever stopped the run may be removing its container, or has: nothing is left to read.
+                if follows or not await self._is_going(container):
                     raise
 
     async def _is_going(self, container: str) -> bool:
