@@ -20,8 +20,8 @@ SLOW_LINK = 12.5e6
 """Bytes a second: 100 Mbit/s. simple_cnn moves 9.9 MB a step."""
 BLOCKED = frozenset({LinkError.REFUSED, LinkError.TIMEOUT, LinkError.UNREACHABLE})
 """Ways to fail that a firewall may be behind."""
-PROBE_DEADLINE = 100.0
-"""Seconds: the start of a container, the dialling window, the turns at exchanging data, the last transfer."""
+PROBE_DEADLINE = 200.0
+"""Seconds, for two tries: a container starts, all dial, take turns at exchanging data, and end the last transfer."""
 
 
 def probe_finding(name: str, runtime: str, report: NetworkReport) -> Finding:

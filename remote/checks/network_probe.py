@@ -9,7 +9,7 @@ import secrets
 import shlex
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from typing import Any
 
@@ -114,17 +114,32 @@ async def probe_network(context: CheckContext, hosts: tuple[str, ...]) -> Networ
             case BaseException():
                 raise place
 
+    report = await _together(context, hosts, places, missing, context.timings)
+    if not _apart(report):
+        return report
+    # A container that takes long to start the first time starts soon the second time; the longer dialling is for load.
+    return await _together(context, hosts, places, missing, replace(context.timings, dial=2 * context.timings.dial))
+
+
+async def _together(
+    context: CheckContext,
+    hosts: tuple[str, ...],
+    places: Sequence[Place],
+    unplaced: Mapping[str, str],
+    timings: ProbeTimings,
+) -> NetworkReport:
+    missing = dict(unplaced)
     facts = {place.host: await context.facts(place.host) for place in places}
     job = Job(
         ports=choose_ports(context.inventory, facts),
         token=secrets.token_hex(16),
-        until=time.time() + context.timings.dial,
-        timings=context.timings,
+        until=time.time() + timings.dial,
+        timings=timings,
         master=next((place for place in places if context.is_master(place.host)), None),
         master_port=context.inventory.cluster.port,
     )
     configs = {each.host: configuration(job, each, places, facts[each.host].clock_offset) for each in places}
-    runs = (_run(context, each, configs[each.host]) for each in places)
+    runs = (_run(context, each, configs[each.host], timings.limit) for each in places)
     completed = await asyncio.gather(*runs, return_exceptions=True)
     answers: list[Answer] = []
     for place, outcome in zip(places, completed, strict=True):
@@ -141,6 +156,16 @@ async def probe_network(context: CheckContext, hosts: tuple[str, ...]) -> Networ
             case BaseException():
                 raise outcome
     return build_report(hosts, answers, missing, context.inventory.cluster.port)
+
+
+def _apart(report: NetworkReport) -> bool:
+    """Whether some pair was not tried only because one probe had ended before the other was there."""
+    return any(
+        report.hosts[target].data_ports and report.matrix.link(source, target) is None
+        for source in report.hosts
+        for target in report.hosts
+        if source != target
+    )
 
 
 async def find_place(context: CheckContext, name: str) -> Place:
@@ -261,8 +286,7 @@ def _durations(timings: ProbeTimings) -> dict[str, float | int]:
     }
 
 
-async def _run(context: CheckContext, place: Place, config: Mapping[str, Any]) -> Completed:
-    limit = context.timings.limit
+async def _run(context: CheckContext, place: Place, config: Mapping[str, Any], limit: float) -> Completed:
     argument = json.dumps(config)
     if place.name == "container":
         engine = await context.engine(place.host)

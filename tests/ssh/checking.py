@@ -122,10 +122,13 @@ def probe_configuration(command: str) -> dict[str, Any] | None:
     return None
 
 
-def play_probe(on_ports: Callable[[list[int]], None] = lambda _: None) -> Callable[[str, bytes], Answer | None]:
+def play_probe(
+    on_ports: Callable[[list[int]], None] = lambda _: None, *, late: float = 0.0
+) -> Callable[[str, bytes], Answer | None]:
     """A host that says its probe listened and reached everybody; nobody listens unless ``on_ports`` sees to it.
 
-    To the others that is a firewall on this host: it is up, its probe ran, and its ports do not answer.
+    To the others that is a firewall on this host: it is up, its probe ran, and its ports do not answer. With ``late``
+    it says that it began so many seconds after it was told to.
     """
 
     def respond(command: str, _: bytes) -> Answer | None:
@@ -137,8 +140,8 @@ def play_probe(on_ports: Callable[[list[int]], None] = lambda _: None) -> Callab
         said = {
             "hetero_probe": 1,
             "token": config["token"],
-            "started": time.time(),
-            "ended": time.time() + 5,
+            "started": time.time() + late,
+            "ended": time.time() + late + 5,
             "binds": [{"port": config["ports"][0], "error": "", "in_use": False}],
             "interface_addresses": [LOOPBACK],
             "reverse_seconds": 0.0,

@@ -139,6 +139,24 @@ async def test_a_stranger_on_the_port_is_not_taken_for_the_peer(deaf: list[socke
         assert "something else" in finding.reason
 
 
+async def test_probes_that_missed_one_another_are_tried_once_more() -> None:
+    too_late = play_probe(late=1000.0)
+    tries: list[float] = []
+
+    def late_once(command: str, data: bytes) -> Answer | None:
+        config = probe_configuration(command)
+        if config is None:
+            return None
+        tries.append(config["until"])
+        return too_late(command, data) if len(tries) == 1 else None
+
+    async with bench(EmbeddedHost("pc1"), EmbeddedHost("pc2", respond=late_once), timings=HASTY) as found:
+        await found.run(only={"data-ports", "master-reachable"})
+        assert len(tries) == 2
+        assert found.with_verdict(Verdict.UNKNOWN) == set()
+        assert {("data-ports", "pc1"), ("data-ports", "pc2")} <= found.with_verdict(Verdict.OK)
+
+
 async def test_a_probe_that_never_ends_leaves_the_others_their_answers() -> None:
     def hold_probe(command: str, _: bytes) -> Answer | None:
         return Answer(hold=True) if probe_configuration(command) else None
