@@ -39,7 +39,7 @@ class Client:
         # A home of its own: what this machine's ~/.ssh says is no part of the tests.
         return {**os.environ, "PYTHONPATH": str(REPOSITORY), "HOME": str(self.folder)}
 
-    def run(self, name: str, *options: str, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
+    def run(self, name: str, *options: str, timeout: float = 180.0) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
         return self._run(self._command(name, *options), timeout)
 
@@ -61,7 +61,7 @@ class Client:
             check=False,
         )
 
-    def document(self, name: str, *options: str, status: int = 0, timeout: float = 60.0) -> dict[str, Any]:
+    def document(self, name: str, *options: str, status: int = 0, timeout: float = 180.0) -> dict[str, Any]:
         """Run a command with ``--json``, expect an exit status, and return what it printed."""
         done = self.run(name, "--json", *options, timeout=timeout)
         assert done.returncode == status, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
@@ -87,18 +87,18 @@ class Client:
         finally:
             if process.poll() is None:
                 process.kill()
-            process.wait(timeout=10)
+            process.wait(timeout=60)
             self._process = None
 
     def log(self) -> str:
         """Return what the command started last has printed."""
         return (self.folder / "client.log").read_text()[-4000:]
 
-    def wait_said(self, text: str, *, timeout: float = 90.0) -> None:
+    def wait_said(self, text: str, *, timeout: float = 180.0) -> None:
         """Wait until the command started last has printed ``text``."""
         self._wait(lambda: text in self.log(), f"{text!r} on the client's output", timeout)
 
-    def wait_steps(self, host: str, count: int, *, timeout: float = 90.0) -> None:
+    def wait_steps(self, host: str, count: int, *, timeout: float = 180.0) -> None:
         """Wait until the rank on a host has made ``count`` steps more than now."""
         before = len(self.steps(host))
         self._wait(lambda: len(self.steps(host)) >= before + count, f"{count} steps on {host}", timeout)

@@ -139,7 +139,7 @@ class RigHost(Machine):
             yield ("nsenter", f"--target={router.pid}", "--net", "--")
         finally:
             router.kill()
-            router.wait(timeout=10)
+            router.wait(timeout=60)
             assert router.stdout is not None
             router.stdout.close()
             self._switch.connect(self.number, self.holder)

@@ -69,7 +69,7 @@ def remove(folder: Path) -> None:
     rig_id = folder.name
     if not rig_id.startswith(PREFIX):
         raise RigError(f"{folder} is no folder of a rig")
-    deadline = time.monotonic() + 10.0
+    deadline = time.monotonic() + 60.0
     while left := processes(rig_id):
         for process in left:
             try:

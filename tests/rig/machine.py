@@ -29,7 +29,7 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def call(
-    *argv: str, check: bool = True, timeout: float = 30.0, input: str = "", env: Mapping[str, str] | None = None
+    *argv: str, check: bool = True, timeout: float = 60.0, input: str = "", env: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run a command on the machine the tests run on.
 
@@ -66,7 +66,7 @@ def wait_for(
     condition: Callable[[], bool],
     what: str,
     *,
-    timeout: float = 30.0,
+    timeout: float = 60.0,
     interval: float = 0.02,
     detail: Callable[[], str] = str,
 ) -> None:
@@ -101,7 +101,7 @@ def hold_namespaces(rig_id: str, *argv: str) -> subprocess.Popen[bytes]:
     )
 
 
-def wait_ready(process: subprocess.Popen[bytes], what: str, *, timeout: float = 15.0) -> None:
+def wait_ready(process: subprocess.Popen[bytes], what: str, *, timeout: float = 60.0) -> None:
     """Read the process's output up to its line ``ready``.
 
     Raises:
@@ -259,7 +259,7 @@ class Machine:
             process.kill()
         if not children:
             self._holder.kill()
-        self._holder.wait(timeout=30)
+        self._holder.wait(timeout=120)
         if self._holder.stdout is not None:
             self._holder.stdout.close()
         self._holder = None
@@ -277,7 +277,7 @@ class Machine:
         return ("nsenter", f"--target={self._init.pid}", "--mount", "--uts", "--ipc", "--net", "--pid", "--", *argv)
 
     def run(
-        self, *argv: str, check: bool = True, timeout: float = 30.0, input: str = ""
+        self, *argv: str, check: bool = True, timeout: float = 60.0, input: str = ""
     ) -> subprocess.CompletedProcess[str]:
         """Run a command inside as root.
 

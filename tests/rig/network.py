@@ -140,7 +140,7 @@ class Switch:
             self.leg = ""
         if self._holder is not None:
             self._holder.kill()
-            self._holder.wait(timeout=10)
+            self._holder.wait(timeout=60)
             if self._holder.stdout is not None:
                 self._holder.stdout.close()
             self._holder = None

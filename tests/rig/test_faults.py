@@ -76,7 +76,7 @@ def test_lost_connections_lose_no_line(rig: Rig, tmp_path: Path) -> None:
         client.wait_steps("h3", 3)
         for host in rig.hosts:
             host.kill_connections()
-        assert process.wait(timeout=120) == 0, client.log()
+        assert process.wait(timeout=300) == 0, client.log()
     progress, _, result = (tmp_path / "client.log").read_text().partition("{\n")
     assert "Traceback" not in progress
     document = json.loads("{" + result[: result.rindex("}") + 1])

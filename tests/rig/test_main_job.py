@@ -100,7 +100,7 @@ async def test_a_killed_client_changes_nothing_another_takes_over_and_all_of_it_
         client.wait_said(" go")
         client.wait_steps("h3", 3)
         process.send_signal(signal.SIGKILL)
-        process.wait(timeout=10)
+        process.wait(timeout=60)
     client.wait_steps("h1", 3)
 
     status = client.document("status")

@@ -87,12 +87,12 @@ def listening(rig: Rig) -> Iterator[Wire]:
         wait_ready(process, "the sniffer")
         yield wire
         process.terminate()
-        said, _ = process.communicate(timeout=30)
+        said, _ = process.communicate(timeout=60)
         wire.flows = [tuple(each) for each in json.loads(said)]
     finally:
         if process.poll() is None:
             process.kill()
-        process.wait(timeout=10)
+        process.wait(timeout=60)
         assert process.stdout is not None
         process.stdout.close()
 
@@ -122,7 +122,7 @@ def test_only_encrypted_packets_pass_between_the_hosts_and_nothing_stays(sudo_ri
             client.wait_said("training")
             # The control plane dies: the overlay stays, and training goes on in it.
             process.send_signal(signal.SIGKILL)
-            process.wait(timeout=10)
+            process.wait(timeout=60)
         client.wait_steps("h3", 5, timeout=300)
         stopped = client.document("stop", timeout=240)
         assert len(stopped["stopped"]) == 1

@@ -241,7 +241,7 @@ async def assert_documents_of_what_is_kept(line: CommandLine, run: str) -> None:
 
 
 async def test_a_killed_client_leaves_training_and_another_reattaches(command_line: CommandLine) -> None:
-    command_line.write_cluster(epochs=40)
+    command_line.write_cluster(epochs=4000)
     client = await command_line.start("up")
     await line_with(client.stderr, "training · step")
     client.kill()
@@ -285,7 +285,7 @@ async def test_up_that_fails_prints_one_document_also_when_it_tried_again(comman
 
 
 async def test_interrupting_up_stops_the_run_everywhere(command_line: CommandLine) -> None:
-    command_line.write_cluster(epochs=40)
+    command_line.write_cluster(epochs=4000)
     client = await command_line.start("up")
     await line_with(client.stderr, "training · step")
     client.send_signal(signal.SIGINT)
@@ -305,7 +305,7 @@ async def test_logs_tell_rank_and_host_of_every_line(command_line: CommandLine) 
 
 
 async def test_a_host_of_a_running_job_is_excluded_and_admitted_again(command_line: CommandLine) -> None:
-    command_line.write_cluster(epochs=200)
+    command_line.write_cluster(epochs=4000)
     too_early = await command_line.run("exclude", "fast")
     assert (too_early.code, too_early.out) == (2, "")
     assert "nothing is training on these hosts" in too_early.err

@@ -83,7 +83,7 @@ async def test_a_finished_run_is_home_and_another_world_goes_on_from_it(command_
 
 
 async def test_stop_brings_the_last_checkpoint_home(command_line: CommandLine) -> None:
-    command_line.write_cluster(epochs=40, checkpoint_every=5)
+    command_line.write_cluster(epochs=4000, checkpoint_every=5)
     client = await command_line.start("up", "--skip-checks")
     await line_with(client.stderr, "training · step")
     client.kill()
@@ -110,7 +110,7 @@ async def test_stop_brings_the_last_checkpoint_home(command_line: CommandLine) -
 
 
 async def test_a_run_that_fails_leaves_its_last_checkpoint_and_nothing_else(command_line: CommandLine) -> None:
-    command_line.write_cluster(epochs=400, checkpoint_every=2, elastic=False)
+    command_line.write_cluster(epochs=4000, checkpoint_every=2, elastic=False)
     client = await command_line.start("up", "--json", "--skip-checks")
     await line_with(client.stderr, "training · step")
     slow = str(next(host.home for host in command_line.hosts.hosts if host.name == "slow"))
@@ -152,7 +152,7 @@ async def test_a_host_that_is_gone_does_not_keep_the_others_results(command_line
 
 async def test_what_cannot_be_brought_home_stays_until_it_is_given_up(command_line: CommandLine) -> None:
     """The disk of the master refuses: the run ends but stays on its host, and says what to do."""
-    command_line.write_cluster(epochs=40)
+    command_line.write_cluster(epochs=4000)
     client = await command_line.start("up", "--skip-checks")
     await line_with(client.stderr, "training · step")
     (folder,) = (command_line.folder / "experiments" / "test").iterdir()
@@ -177,7 +177,7 @@ async def test_what_cannot_be_brought_home_stays_until_it_is_given_up(command_li
 
 
 async def test_a_second_launch_is_refused_with_the_name_of_the_first(command_line: CommandLine) -> None:
-    command_line.write_cluster(epochs=400)
+    command_line.write_cluster(epochs=4000)
     first = await command_line.run("up", "--detach", "--json", "--skip-checks")
     assert first.code == 0, first.err
     second = await command_line.run("up", "--skip-checks")

@@ -115,7 +115,7 @@ def pull_cable(scene: Scene) -> Outcome:
 def kill_client(scene: Scene) -> Outcome:
     """SIGKILL this program on the master's side."""
     scene.client.send_signal(signal.SIGKILL)
-    scene.client.wait(timeout=30)
+    scene.client.wait(timeout=60)
     return Outcome("kill -9 of the client", client_killed=True)
 
 
