@@ -123,11 +123,11 @@ def probe_configuration(command: str) -> dict[str, Any] | None:
 
 
 def play_probe(
-    on_ports: Callable[[list[int]], None] = lambda _: None, *, late: float = 0.0
+    on_ports: Callable[[list[int]], int] = lambda ports: ports[0], *, late: float = 0.0
 ) -> Callable[[str, bytes], Answer | None]:
     """A host that says its probe listened and reached everybody; nobody listens unless ``on_ports`` sees to it.
 
-    To the others that is a firewall on this host: it is up, its probe ran, and its ports do not answer. With ``late``
+    ``on_ports`` is given the ports to try and returns the one it took. To the others that is a firewall on this host: it is up, its probe ran, and its ports do not answer. With ``late``
     it says that it began so many seconds after it was told to.
     """
 
@@ -135,14 +135,14 @@ def play_probe(
         config = probe_configuration(command)
         if config is None:
             return None
-        on_ports(config["ports"])
+        port = on_ports(config["ports"])
         fine = {"seen": LOOPBACK, "round_trip": 1e-4, "sent": 1e8, "received": 1e8, "seconds": 0.01}
         said = {
             "hetero_probe": 1,
             "token": config["token"],
             "started": time.time() + late,
             "ended": time.time() + late + 5,
-            "binds": [{"port": config["ports"][0], "error": "", "in_use": False}],
+            "binds": [{"port": port, "error": "", "in_use": False}],
             "interface_addresses": [LOOPBACK],
             "reverse_seconds": 0.0,
             "links": [

@@ -100,19 +100,30 @@ def deaf() -> Iterator[list[socket.socket]]:
         each.close()
 
 
-async def test_silence_is_told_from_refusal(deaf: list[socket.socket]) -> None:
-    def fill_backlogs(ports: list[int]) -> None:
-        """A listener whose backlog is full: Linux drops further SYNs, as a DROP rule does."""
-        for port in ports:
-            listening = socket.socket()
+def listen_on_one(ports: list[int], backlog: int, deaf: list[socket.socket]) -> int:
+    """Listen on the first port that is free, as a probe does: a connection of another program may have one."""
+    for port in ports:
+        listening = socket.socket()
+        deaf.append(listening)
+        try:
             listening.bind((LOOPBACK, port))
-            listening.listen(0)
-            deaf.append(listening)
-            for _ in range(3):
-                filler = socket.socket()
-                filler.setblocking(False)
-                filler.connect_ex((LOOPBACK, port))
-                deaf.append(filler)
+        except OSError:
+            continue
+        listening.listen(backlog)
+        return port
+    raise AssertionError(f"none of {ports} is free")
+
+
+async def test_silence_is_told_from_refusal(deaf: list[socket.socket]) -> None:
+    def fill_backlogs(ports: list[int]) -> int:
+        """A listener whose backlog is full: Linux drops further SYNs, as a DROP rule does."""
+        port = listen_on_one(ports, 0, deaf)
+        for _ in range(3):
+            filler = socket.socket()
+            filler.setblocking(False)
+            filler.connect_ex((LOOPBACK, port))
+            deaf.append(filler)
+        return port
 
     hosts = (EmbeddedHost("pc1"), EmbeddedHost("pc2", respond=play_probe(fill_backlogs)))
     async with bench(*hosts, timings=HASTY) as found:
@@ -124,12 +135,8 @@ async def test_silence_is_told_from_refusal(deaf: list[socket.socket]) -> None:
 
 
 async def test_a_stranger_on_the_port_is_not_taken_for_the_peer(deaf: list[socket.socket]) -> None:
-    def greet(ports: list[int]) -> None:
-        for port in ports:
-            listening = socket.socket()
-            listening.bind((LOOPBACK, port))
-            listening.listen()
-            deaf.append(listening)
+    def greet(ports: list[int]) -> int:
+        return listen_on_one(ports, 128, deaf)
 
     hosts = (EmbeddedHost("pc1"), EmbeddedHost("pc2", respond=play_probe(greet)))
     async with bench(*hosts, timings=HASTY) as found:
