@@ -127,8 +127,9 @@ def play_probe(
 ) -> Callable[[str, bytes], Answer | None]:
     """A host that says its probe listened and reached everybody; nobody listens unless ``on_ports`` sees to it.
 
-    ``on_ports`` is given the ports to try and returns the one it took. To the others that is a firewall on this host: it is up, its probe ran, and its ports do not answer. With ``late``
-    it says that it began so many seconds after it was told to.
+    ``on_ports`` is given the ports to try and returns the one it took. To the others that is a firewall on this host:
+    it is up, its probe ran, and its ports do not answer. With ``late`` it says that it began so many seconds after it
+    was told to.
     """
 
     def respond(command: str, _: bytes) -> Answer | None:
