@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -31,15 +29,15 @@ async def _run(session: ClusterSession, *, bring: bool, contents: bool, as_json:
     state = await preflight.look_at_data(contents=contents)
     failures: Mapping[str, RemoteError] = {}
     if bring:
-        _say(data_report.data_text(*names, state))
+        headless.say(data_report.data_text(*names, state))
         failures = await preflight.bring_data(state, _Ticker())
         for error in failures.values():
-            _say(str(error))
+            headless.say(str(error))
         state = await preflight.look_at_data(contents=contents)
     if as_json:
         told = {name: error.message for name, error in failures.items()}
         document = data_report.data_document(*names, state, told, brought=bring)
-        print(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
+        headless.print_json(document)
     else:
         print(data_report.data_text(*names, state))
         if state.to_bring and not bring:
@@ -57,8 +55,4 @@ class _Ticker:
         tenth = 10 * arrived // total if total else 10
         if self._tenths.get(host) != tenth:
             self._tenths[host] = tenth
-            _say(f"{host} has {size_text(arrived)} of {size_text(total)}")
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+            headless.say(f"{host} has {size_text(arrived)} of {size_text(total)}")

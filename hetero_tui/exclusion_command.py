@@ -6,7 +6,6 @@ Any host may be excluded, that of the master too: its ranks stay in the group, a
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 import sys
 import time
@@ -79,7 +78,7 @@ async def change(
     finally:
         await session.close()
     if as_json:
-        print(json.dumps(_document(session, command, host, outcome), indent=2, ensure_ascii=False, allow_nan=False))
+        headless.print_json(_document(session, command, host, outcome))
     else:
         print(_text(command, host, outcome))
     return exit_codes.OK
@@ -167,7 +166,7 @@ async def _bring_about(
     try:
         await session.control(exclusion_message(command, host))
     except RemoteError as error:
-        _say(str(error))  # the ranks tell each other: one host that got it is enough
+        headless.say(str(error))  # the ranks tell each other: one host that got it is enough
     no_answer = NotDone(
         f"the ranks did not say in time that they {command} {host}",
         next_step="the message is on its way and takes effect after the present step; see hetero-tui watch",
@@ -192,7 +191,7 @@ async def _accepted_cost(store: Store, host: str, *, ask: bool) -> float | None:
     views = store.rank_views()
     if reason := refusal(views, host):
         raise NotDone(reason)
-    _say(cost_text(views, store.cluster_view(), host))
+    headless.say(cost_text(views, store.cluster_view(), host))
     found = without_host(views, store.cluster_view(), host)
     if ask and not await headless.confirmed(f"Exclude {host}?"):
         raise NotDone("nothing was changed")
@@ -240,7 +239,3 @@ def _text(command: Command, host: str, outcome: _Outcome) -> str:
         f"{clean(plan.reason)}, from step {plan.step} on: shares {shares}, "
         f"predicted {rate(plan.predicted_samples_per_second)} samples/s"
     )
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

@@ -40,7 +40,7 @@ async def check(cluster: Path, *, as_json: bool, measure: bool = False) -> int:
 async def _check(session: ClusterSession, *, as_json: bool, measure: bool = False) -> int:
     passed = await run_checklist(session)
     if measure:
-        failures = await session.preflight.measure(lambda host, what: _say(f"{host} {what}"))
+        failures = await session.preflight.measure(lambda host, what: say(f"{host} {what}"))
         passed = passed and not failures
     prediction, missing = await prediction_report.try_predict(session.preflight.predict)
     if as_json:
@@ -48,7 +48,7 @@ async def _check(session: ClusterSession, *, as_json: bool, measure: bool = Fals
         document["prediction"] = (
             prediction_report.document(prediction) if prediction else prediction_report.missing_document(missing)
         )
-        _print_json(document)
+        print_json(document)
     else:
         print(_checklist(session))
         print()
@@ -60,7 +60,7 @@ async def run_checklist(session: ClusterSession) -> bool:
     """Run all checks with progress on standard error and say whether nothing stands in the way of a launch."""
     async for progress in session.run_checks():
         if isinstance(progress, CheckResult) and progress.finding.verdict in (Verdict.FAIL, Verdict.UNKNOWN):
-            _say(f"{report.MARKS[progress.finding.verdict]} {progress.host or 'cluster'}: {progress.finding.reason}")
+            say(f"{report.MARKS[progress.finding.verdict]} {progress.host or 'cluster'}: {progress.finding.reason}")
     return summarize(session.results).exit_code == 0
 
 
@@ -84,7 +84,7 @@ async def plan(cluster: Path, *, as_json: bool, launcher: str | None = None) -> 
 
             print(export_plan(launch_plan, launcher), end="")
         elif as_json:
-            _print_json({"schema": report.SCHEMA, "plan": json.loads(plan_to_json(launch_plan))})
+            print_json({"schema": report.SCHEMA, "plan": json.loads(plan_to_json(launch_plan))})
         else:
             print(render_plan(launch_plan))
         return exit_codes.OK
@@ -111,7 +111,7 @@ async def up(
         async with _session(cluster, experiments, without, metrics) as session:
             limits = session.inventory.limits
             if resume is not None:
-                _say((await asyncio.to_thread(session.resume, resume)).note)
+                say((await asyncio.to_thread(session.resume, resume)).note)
             if skip_checks:
                 await session.read_facts()
             elif not (await run_checklist(session) or await _bring_and_check(session)):
@@ -126,7 +126,7 @@ async def up(
         wait = restart.wait_before(limits, attempt)
         attempt, skip_checks = attempt + 1, True
         left_out = f" without {', '.join(sorted(without))}" if without else ""
-        _say(f"the run failed; restart {attempt} of {limits.restarts}{left_out} in {wait:g} s")
+        say(f"the run failed; restart {attempt} of {limits.restarts}{left_out} in {wait:g} s")
         await asyncio.sleep(wait)
 
 
@@ -134,10 +134,10 @@ async def _bring_and_check(session: ClusterSession) -> bool:
     """Bring the images where they are all that is missing, and say whether a launch is possible now."""
     if not session.lacks_only_images:
         return False
-    _say(render_image_plan(await session.image_plan()))
+    say(render_image_plan(await session.image_plan()))
     failures = await session.bring_images(ImageTicker())
     for name, error in failures.items():
-        _say(f"{name}: {error.message}" + (f"\n  → {error.next_step}" if error.next_step else ""))
+        say(f"{name}: {error.message}" + (f"\n  → {error.next_step}" if error.next_step else ""))
     return not failures and await run_checklist(session)
 
 
@@ -152,9 +152,9 @@ async def images(cluster: Path, *, as_json: bool, bring: bool) -> int:
         if bring:
             failures = await session.bring_images(ImageTicker())
             for name, error in failures.items():
-                _say(f"{name}: {error.message}" + (f"\n  → {error.next_step}" if error.next_step else ""))
+                say(f"{name}: {error.message}" + (f"\n  → {error.next_step}" if error.next_step else ""))
         if as_json:
-            _print_json(
+            print_json(
                 image_report.images_document(plan, {name: error.message for name, error in failures.items()}, bring)
             )
         elif plan.missing and not bring:
@@ -168,7 +168,7 @@ async def images_list(cluster: Path, *, as_json: bool) -> int:
         session.require_all_connected()
         placed = await session.placed_images()
         if as_json:
-            _print_json(image_report.placed_document(placed))
+            print_json(image_report.placed_document(placed))
         else:
             print(image_report.placed_text(placed))
         return exit_codes.OK
@@ -180,7 +180,7 @@ async def images_remove(cluster: Path, *, as_json: bool) -> int:
         session.require_all_connected()
         removed = await session.remove_images()
         if as_json:
-            _print_json(image_report.removed_document(removed))
+            print_json(image_report.removed_document(removed))
         else:
             print(image_report.removed_text(removed))
         return exit_codes.FAILED if any(each.kept for each in removed) else exit_codes.OK
@@ -198,15 +198,15 @@ class ImageTicker:
         now = (progress.phase, tenth, detail)
         if self._last.get(progress.host) != now:
             self._last[progress.host] = now
-            _say(image_report.image_line(progress))
+            say(image_report.image_line(progress))
 
 
 def refuse(session: ClusterSession, *, as_json: bool = False) -> int:
     """Say why nothing is launched."""
-    _say(_checklist(session))
+    say(_checklist(session))
     if as_json:
-        _print_json(_checks_document(session))
-    _say("Nothing was started. Mend what is marked ✖, or launch anyway with `hetero-tui up --skip-checks`.")
+        print_json(_checks_document(session))
+    say("Nothing was started. Mend what is marked ✖, or launch anyway with `hetero-tui up --skip-checks`.")
     return exit_codes.FAILED
 
 
@@ -219,16 +219,16 @@ async def launch_and_follow(
     """
     try:
         await session.launch(say_progress)
-        _say(f"run {session.run_id} · kept in {session.run_folder}")
+        say(f"run {session.run_id} · kept in {session.run_folder}")
         if detach:
-            _say("hetero-tui watch follows it; watch or stop brings its results home when it has ended")
+            say("hetero-tui watch follows it; watch or stop brings its results home when it has ended")
             if as_json:
-                _print_json({"schema": report.SCHEMA, "run": session.run_id})
+                print_json({"schema": report.SCHEMA, "run": session.run_id})
             return exit_codes.OK
         return await follow(session, as_json=as_json, may_restart=may_restart)
     except asyncio.CancelledError:
         if session.run_id:
-            _say(f"interrupted: stopping run {session.run_id} on every host and bringing its results home")
+            say(f"interrupted: stopping run {session.run_id} on every host and bringing its results home")
             await session.stop(say_progress)
         raise
 
@@ -257,13 +257,13 @@ async def follow(
     document["kept_on_hosts"] = dict(session.kept)
     document["prediction"] = prediction_report.compared(session.run_folder, document["samples_per_second"])
     if as_json and may_restart and document["state"] == RunState.FAILED:
-        _say(report.result_text(document))
+        say(report.result_text(document))
     elif as_json:
-        _print_json(document)
+        print_json(document)
     else:
         print(report.result_text(document))
     if session.kept:
-        _say(str(not_home(session.run_id, session.kept)))
+        say(str(not_home(session.run_id, session.kept)))
     return exit_codes.OK if document["state"] in well and not session.kept else exit_codes.FAILED
 
 
@@ -276,7 +276,7 @@ async def _tick(session: ClusterSession) -> None:
         told = _say_troubles(session.store, told)
         line = report.progress_line(session.store)
         if beat % 4 == 0 and line != last:
-            _say(line)
+            say(line)
             last = line
 
 
@@ -287,7 +287,7 @@ def _say_troubles(store: Store, told: int) -> int:
         if record.level in ("error", "warning"):
             where = f"{record.host}: " if record.host else ""
             rank = f"rank {record.rank} " if record.rank >= 0 else ""
-            _say(f"{where}{rank}{record.level}: {record.text}")
+            say(f"{where}{rank}{record.level}: {record.text}")
     return store.events.next
 
 
@@ -295,7 +295,7 @@ async def watch(cluster: Path, *, run: str, as_json: bool, experiments: Path, me
     """Reattach to a run. Who only looks on has not failed when somebody stops the run: only a failed run exits 1."""
     async with _session(cluster, experiments, metrics=metrics) as session:
         await session.attach(run or await _newest(session))
-        _say(f"attached to run {session.run_id}")
+        say(f"attached to run {session.run_id}")
         return await follow(session, as_json=as_json, well=(RunState.FINISHED, RunState.STOPPED))
 
 
@@ -304,7 +304,7 @@ async def status(cluster: Path, *, as_json: bool) -> int:
     async with _session(cluster) as session:
         runs = await session.find_runs()
         if as_json:
-            _print_json(report.status_document(session.hosts.values(), runs))
+            print_json(report.status_document(session.hosts.values(), runs))
         else:
             print(report.status_text(session.hosts.values(), runs))
         unreachable = any(each.phase != "connected" for each in session.hosts.values())
@@ -338,7 +338,7 @@ async def stop(cluster: Path, *, run: str, as_json: bool, discard: bool, experim
             await session.clear_overlays()
         if as_json:
             stopped = [run_id] if run_id else []
-            _print_json({"schema": report.SCHEMA, "stopped": stopped, "checkpoints": checkpoints})
+            print_json({"schema": report.SCHEMA, "stopped": stopped, "checkpoints": checkpoints})
         elif run_id:
             print(f"run {run_id} is stopped; nothing of it is left on {', '.join(session.hosts)}")
             for path in checkpoints:
@@ -377,7 +377,7 @@ async def _session(
 
 async def ask_host_key(unknown: HostKeyUnknown) -> bool:
     """Show the fingerprint and ask. Without a terminal the answer is no, and the checklist says what to do."""
-    _say(str(unknown))
+    say(str(unknown))
     return sys.stdin.isatty() and await confirmed("Trust this key from now on?")
 
 
@@ -391,12 +391,14 @@ async def confirmed(question: str) -> bool:
 def say_progress(progress: LaunchProgress) -> None:
     """Tell on standard error what a host is doing."""
     detail = f": {progress.detail}" if progress.detail else ""
-    _say(f"{progress.host} {progress.phase}{detail}")
+    say(f"{progress.host} {progress.phase}{detail}")
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """Tell a person on standard error; standard output is left to results."""
     print(text, file=sys.stderr, flush=True)
 
 
-def _print_json(document: Any) -> None:
+def print_json(document: Any) -> None:
+    """Print a command's result for programs."""
     print(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
