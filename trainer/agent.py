@@ -11,7 +11,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -23,6 +22,7 @@ from typing import IO, Final
 from trainer.environment import HostEnvironment
 from trainer.errors import StartError
 from trainer.events import MAX_EVENT_BYTES, Emitter, Failed, Notice, Output
+from trainer.listening import dialled_locally, listen_on
 from trainer.options import Options
 
 MAX_OUTPUT_CHARACTERS: Final = 8192
@@ -92,10 +92,12 @@ class Agent:
 
     def _start_store(self) -> None:
         """Start the process with the store and wait until it listens."""
-        listening = socket.create_server(("", self._port), backlog=256)
+        listening = listen_on(self._host.master_address, self._port)
         self._port = int(listening.getsockname()[1])
         settings = {
             "run_id": self._host.run_id,
+            "address": dialled_locally(listening),
+            "dialled": self._host.master_address,
             "port": self._port,
             "world_size": self._host.world_size,
             # A script's own process group does not survive a lost rank, and it may keep Python busy for long.

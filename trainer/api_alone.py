@@ -16,6 +16,7 @@ from trainer.environment import RankEnvironment, read_host
 from trainer.errors import UsageError
 from trainer.events import Emitter, Notice, decode
 from trainer.launch import Launched
+from trainer.listening import LOOPBACK, listen_on
 from trainer.options import Options
 from trainer.roster import Roster
 from trainer.store import COORDINATOR_KEY
@@ -33,8 +34,12 @@ def launch_alone() -> Launched:
             "trainer.prepare: this process is one of several that were started without the launcher",
             next_step="start the script with hetero-tui, or on each host with python -m trainer SCRIPT",
         )
-    store = TCPStore("127.0.0.1", 0, None, is_master=True, wait_for_workers=False)
-    host = read_host({"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "HETERO_OUTPUT": str(Path("output"))})
+    listening = listen_on(LOOPBACK, 0)
+    number = int(listening.getsockname()[1])
+    # The descriptor is the store's from here on. Without it the store listens on all addresses.
+    inherited = listening.detach()
+    store = TCPStore(LOOPBACK, number, None, is_master=True, wait_for_workers=False, master_listen_fd=inherited)
+    host = read_host({"MASTER_ADDR": LOOPBACK, "MASTER_PORT": str(store.port), "HETERO_OUTPUT": str(Path("output"))})
     started = threading.Event()
     port: list[int] = []
     thread = threading.Thread(target=lambda: asyncio.run(_serve(host.run_id, port, started)), daemon=True)
@@ -62,7 +67,7 @@ _stores: list[TCPStore] = []
 
 async def _serve(run_id: str, port: list[int], started: threading.Event) -> None:
     coordinator = Coordinator(Roster(world_size=1, elastic=False), run_id=run_id, heartbeat_timeout=30.0)
-    port.append(await coordinator.start(0))
+    port.append(await coordinator.start(0, LOOPBACK))
     started.set()
     watch = asyncio.create_task(coordinator.watch())
     await coordinator.ended.wait()

@@ -13,11 +13,11 @@ import asyncio
 import ipaddress
 import json
 import math
-import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from trainer.listening import listen_on
 from trainer.open_sockets import plain_address
 from trainer.roster import Outgoing, Roster
 
@@ -70,12 +70,12 @@ class Coordinator:
         """A script that fails on one rank before the first group ends the run; later it can do without the rank."""
         self._alone_since = math.inf
 
-    async def start(self, preferred_port: int) -> int:
-        """Listen on ``preferred_port`` if it is free, else on any, and return the port."""
+    async def start(self, preferred_port: int, address: str) -> int:
+        """Listen for ranks that dial ``address``, on ``preferred_port`` if it is free, else on any; return the port."""
         try:
-            listening = _listen(preferred_port)
+            listening = listen_on(address, preferred_port)
         except OSError:
-            listening = _listen(0)
+            listening = listen_on(address, 0)
         self._server = await asyncio.start_server(self._serve, sock=listening, limit=MAX_LINE_BYTES)
         return int(self._server.sockets[0].getsockname()[1])
 
@@ -258,13 +258,6 @@ def _is_at(peer: _Peer, address: str, seen_by: _Peer) -> bool:
     if ipaddress.ip_address(theirs).is_loopback:
         theirs = plain_address(seen_by.writer.get_extra_info("sockname")[0])
     return theirs == address
-
-
-def _listen(port: int) -> socket.socket:
-    """Open one socket for both families: two sockets would get two different ports where any port will do."""
-    if socket.has_dualstack_ipv6():
-        return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
-    return socket.create_server(("", port))
 
 
 def _decode(line: bytes) -> Mapping[str, Any]:

@@ -29,20 +29,34 @@ async def serve(
     tell: Callable[[str], None],
     *,
     run_id: str,
+    address: str,
+    dialled: str,
     port: int,
     world_size: int,
     elastic: bool,
     heartbeat_timeout: float,
     inherited_socket: int | None,
 ) -> None:
-    """Serve one run until it is over; ``tell`` takes what a person should read."""
+    """Serve one run until it is over.
+
+    Args:
+        tell: takes what a person should read.
+        run_id: which run.
+        address: where the inherited socket is reached from this machine.
+        dialled: what the ranks dial; the coordinator listens there too.
+        port: of the inherited socket.
+        world_size: how many ranks the run has.
+        elastic: whether it goes on without lost ranks.
+        heartbeat_timeout: seconds of silence after which a rank is lost.
+        inherited_socket: descriptor that listens for the store.
+    """
     from torch._C._distributed_c10d import PrefixStore, TCPStore
 
     coordinator = Coordinator(
         Roster(world_size, elastic), run_id=run_id, heartbeat_timeout=heartbeat_timeout, tell=tell
     )
-    coordinator_port = await coordinator.start(port + 1 if port < 65535 else 0)
-    store = TCPStore("127.0.0.1", port, None, is_master=True, wait_for_workers=False, master_listen_fd=inherited_socket)
+    coordinator_port = await coordinator.start(port + 1 if port < 65535 else 0, dialled)
+    store = TCPStore(address, port, None, is_master=True, wait_for_workers=False, master_listen_fd=inherited_socket)
     PrefixStore(run_id, store).set(COORDINATOR_KEY, str(coordinator_port))
     watch = asyncio.create_task(coordinator.watch())
     may_leave = asyncio.Event()

@@ -102,6 +102,16 @@ def overlays(host: RigHost) -> list[str]:
     return host.run("sh", "-c", "ls /sys/class/net").stdout.split("hetero-")[1:]
 
 
+def reachable_outside(host: RigHost) -> list[str]:
+    """Return what listens on a host, except for SSH, where others than the machine itself and its overlay reach it."""
+    (interface,) = overlays(host)
+    shown = host.run("ip", "-o", "-4", "address", "show", "dev", f"hetero-{interface.strip()}").stdout
+    inside = shown.split(" inet ")[1].split("/")[0]
+    listening = [line.split()[3] for line in host.run("ss", "-Hltn").stdout.splitlines()]
+    assert any(each.startswith(f"{inside}:") for each in listening), f"nothing trains on {inside}: {listening}"
+    return [each for each in listening if not each.startswith((f"{inside}:", "127.", "[::1]")) and each[-3:] != ":22"]
+
+
 def left_behind(host: RigHost) -> str:
     """Return what of an overlay is still on a host: interfaces, processes, sockets, rules."""
     question = (
@@ -120,6 +130,7 @@ def test_only_encrypted_packets_pass_between_the_hosts_and_nothing_stays(sudo_ri
             client.wait_steps("h1", 5, timeout=300)
             assert [len(overlays(host)) for host in sudo_rig.hosts] == [1, 1, 1]
             client.wait_said("training")
+            assert [reachable_outside(host) for host in sudo_rig.hosts] == [[], [], []]
             # The control plane dies: the overlay stays, and training goes on in it.
             process.send_signal(signal.SIGKILL)
             process.wait(timeout=60)

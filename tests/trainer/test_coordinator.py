@@ -23,7 +23,7 @@ async def serving(
     roster: Roster, heartbeat_timeout: float = 1.0, tell: Callable[[str], None] = lambda _text: None
 ) -> AsyncIterator[tuple[Coordinator, int]]:
     coordinator = Coordinator(roster, run_id="run", heartbeat_timeout=heartbeat_timeout, tell=tell)
-    port = await coordinator.start(0)
+    port = await coordinator.start(0, "127.0.0.1")
     watch = asyncio.create_task(coordinator.watch())
     try:
         yield coordinator, port

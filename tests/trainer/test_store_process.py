@@ -35,6 +35,8 @@ store.main()
 def started(listening: socket.socket) -> Iterator[subprocess.Popen[str]]:
     settings = {
         "run_id": "run",
+        "address": "127.0.0.1",
+        "dialled": "127.0.0.1",
         "port": listening.getsockname()[1],
         "world_size": 1,
         "elastic": False,
