@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from hetero_tui.diagnosis import without_host
 from hetero_tui.formats import percent, rate
+from hetero_tui.store import Store
 from hetero_tui.views import ClusterView, RankState, RankView
 
 
@@ -23,6 +24,18 @@ def refusal(views: Sequence[RankView], host: str) -> str:
         return f"{host} is excluded already"
     if alive - excluded_hosts(views) <= {host}:
         return f"{host} cannot be excluded: no other host is left to compute"
+    return ""
+
+
+def refusal_told(store: Store, begin: int, command: str, host: str) -> str:
+    """Return what a rank has said since event ``begin`` of a command that changes nothing; empty when none has.
+
+    It is recognised by its code (``trainer.events.Notice``), never by its words.
+    """
+    for number in range(max(begin, store.events.first), store.events.next):
+        record = store.events[number]
+        if record.rank >= 0 and (record.code, record.about) == (f"{command}-refused", host):
+            return record.text
     return ""
 
 

@@ -18,7 +18,7 @@ from typing import Any, Final, Literal
 from hetero_tui import exit_codes, headless, report
 from hetero_tui.cluster_session import ClusterSession
 from hetero_tui.diagnosis import without_host
-from hetero_tui.exclusion import cost_text, excluded_hosts, exclusion_message, refusal
+from hetero_tui.exclusion import cost_text, excluded_hosts, exclusion_message, refusal, refusal_told
 from hetero_tui.formats import rate
 from hetero_tui.sanitize import clean
 from hetero_tui.store import Store
@@ -171,9 +171,11 @@ async def _bring_about(
         f"the ranks did not say in time that they {command} {host}",
         next_step="the message is on its way and takes effect after the present step; see hetero-tui watch",
     )
-    await waiting.until(lambda: _holds(store, command, host) or bool(_refused(store, begin, command, host)), no_answer)
+    await waiting.until(
+        lambda: _holds(store, command, host) or bool(refusal_told(store, begin, command, host)), no_answer
+    )
     if not _holds(store, command, host):
-        raise NotDone(_refused(store, begin, command, host))
+        raise NotDone(refusal_told(store, begin, command, host))
     return _Outcome(store.shares_history[-1], changed=True, cost=cost)
 
 
@@ -196,17 +198,6 @@ async def _accepted_cost(store: Store, host: str, *, ask: bool) -> float | None:
     if ask and not await headless.confirmed(f"Exclude {host}?"):
         raise NotDone("nothing was changed")
     return found.cost if found else None
-
-
-def _refused(store: Store, begin: int, command: Command, host: str) -> str:
-    """Return what a rank has said since event ``begin`` of a message that changes nothing; empty when none has."""
-    already = f"{host} is excluded already" if command == "exclude" else f"{host} is not excluded"
-    for number in range(max(begin, store.events.first), store.events.next):
-        record = store.events[number]
-        is_answer = record.text == already or (record.text.startswith(f"cannot {command} ") and host in record.text)
-        if record.kind == "notice" and record.rank >= 0 and is_answer:
-            return record.text
-    return ""
 
 
 def _document(session: ClusterSession, command: Command, host: str, outcome: _Outcome) -> dict[str, Any]:

@@ -323,10 +323,10 @@ class Store:
         self._happened(EventRecord(event.time, host, event.rank, "shares", "info", text, event.step))
 
     def _feed_pause(self, event: Notice, now: float) -> None:
-        # The trainer says so in exactly these words (trainer/loop.py).
-        if event.text == "paused":
+        said = event.code or event.text  # recordings from before there was a code have these words
+        if said == "paused":
             self._paused_since = now
-        elif event.text == "resumed":
+        elif said == "resumed":
             self._paused_since = None
 
     def _feed_failure(self, host: str, event: Failed) -> None:
@@ -352,7 +352,8 @@ class Store:
 
     def _tell(self, host: str, event: Event) -> None:
         level, text, step = describe(event)
-        self._happened(EventRecord(event.time, host, event.rank, event.kind, level, clean(text), step))
+        code, about = (clean(event.code, 60), clean(event.about, 200)) if isinstance(event, Notice) else ("", "")
+        self._happened(EventRecord(event.time, host, event.rank, event.kind, level, clean(text), step, code, about))
 
     def _happened(self, record: EventRecord) -> None:
         self.events.append(record)

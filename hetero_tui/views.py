@@ -201,6 +201,10 @@ class EventRecord:
     """``info``, ``warning`` or ``error``."""
     text: str
     step: int | None = None
+    code: str = ""
+    """Of a notice: what it is for programs (``trainer.events.Notice``)."""
+    about: str = ""
+    """Of a notice: the host that a refusal is about."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -188,6 +188,12 @@ class Notice(Event):
     level: Literal["info", "warning", "error"] = "info"
     text: str = ""
     step: int | None = None
+    code: str = ""
+    """What it is for programs, whatever the words: ``paused``, ``resumed``, or a command of a person that changes
+    nothing: ``exclude-refused``, ``admit-refused``, ``policy-refused``. Empty where no program has to know, and in
+    recordings of trainers that did not say it."""
+    about: str = ""
+    """Name of the host that a refusal is about, as the command gave it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

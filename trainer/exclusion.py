@@ -18,11 +18,13 @@ NAME_CHARACTERS: Final = 64
 
 
 class NotChanged(ValueError):
-    """The wish changes nothing; the message says why. ``level`` is that of the notice."""
+    """The wish changes nothing; the message says why. The attributes are those of the notice."""
 
-    def __init__(self, text: str, level: Literal["info", "error"]) -> None:
+    def __init__(self, text: str, level: Literal["info", "error"], command: str, host: str) -> None:
         super().__init__(text)
         self.level = level
+        self.code = f"{command}-refused"
+        self.about = host
 
 
 @dataclass(slots=True)
@@ -74,9 +76,9 @@ class Exclusion:
         """
         self._check_known("exclude", host)
         if host in self.excluded:
-            raise NotChanged(f"{host} is excluded already", "info")
+            raise NotChanged(f"{host} is excluded already", "info", "exclude", host)
         if self._sharing(members) <= {host}:
-            raise NotChanged(f"cannot exclude {host}: no other host is left to compute", "error")
+            raise NotChanged(f"cannot exclude {host}: no other host is left to compute", "error", "exclude", host)
         self.excluded[host] = f"excluded{_by(by)}"
         return f"{host} excluded{_by(by)}"
 
@@ -88,7 +90,7 @@ class Exclusion:
         """
         self._check_known("admit", host)
         if host not in self.excluded:
-            raise NotChanged(f"{host} is not excluded", "info")
+            raise NotChanged(f"{host} is not excluded", "info", "admit", host)
         del self.excluded[host]
         return f"{host} admitted again{_by(by)}"
 
@@ -99,7 +101,8 @@ class Exclusion:
     def _check_known(self, command: str, host: str) -> None:
         known = sorted(set(self.hosts.values()))
         if host not in known:
-            raise NotChanged(f"cannot {command} {host!r}: the ranks are on {', '.join(known)}", "error")
+            text = f"cannot {command} {host!r}: the ranks are on {', '.join(known)}"
+            raise NotChanged(text, "error", command, host)
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON values."""

@@ -427,7 +427,8 @@ class Loop:
 
     def _set_paused(self, paused: bool) -> None:
         if paused != self.progress.paused and self._is_speaker:
-            self._at.emitter.emit(Notice, text="paused" if paused else "resumed", step=self.progress.step)
+            said = "paused" if paused else "resumed"
+            self._at.emitter.emit(Notice, text=said, code=said, step=self.progress.step)
         self.progress.paused = paused
 
     def _change_plan(self, change: Callable[[Balancer, int], Decision]) -> None:
@@ -435,13 +436,19 @@ class Loop:
         assert self._balancer is not None
         try:
             decision = change(self._balancer, self.progress.step)
-        except (UnknownPolicy, NotChanged) as error:
-            if self._is_speaker:
-                level = error.level if isinstance(error, NotChanged) else "error"
-                self._at.emitter.emit(Notice, level=level, text=str(error), step=self.progress.step)
+        except NotChanged as error:
+            self._refuse(error, error.level, error.code, error.about)
+            return
+        except UnknownPolicy as error:
+            self._refuse(error, "error", "policy-refused")
             return
         if self._is_speaker:
             self._tell_shares(decision, decision.reason)
+
+    def _refuse(self, why: Exception, level: str, code: str, about: str = "") -> None:
+        if self._is_speaker:
+            step = self.progress.step
+            self._at.emitter.emit(Notice, level=level, text=str(why), step=step, code=code, about=about)
 
     def _wait_while_paused(self) -> None:
         """Apply the log entry by entry until it says to go on: the order is the same for all, so no collective."""

@@ -28,7 +28,7 @@ def test_pause_checkpoint_policy_resume_simulate_stop(tmp_path: Path) -> None:
         run.wait_for(lambda: len(run.of(Step, 1)) > 5)
 
         run.send("pause", hosts=[1])
-        run.wait_for(lambda: any(event.text == "paused" for event in run.of(Notice)))
+        run.wait_for(lambda: any(event.code == "paused" for event in run.of(Notice)))
         paused_at = next(event.step for event in run.of(Notice) if event.text == "paused")
         run.send("pause", hosts=[0])
         run.send("checkpoint")
@@ -41,7 +41,9 @@ def test_pause_checkpoint_policy_resume_simulate_stop(tmp_path: Path) -> None:
         run.wait_for(lambda: run.of(Shares)[-1].policy == "equal")
         assert run.of(Shares)[-1].shares == (24, 24)
         run.send("policy", policy="faster")
-        run.wait_for(lambda: any("unknown policy" in event.text for event in run.of(Notice)))
+        run.wait_for(
+            lambda: any(event.code == "policy-refused" and "unknown policy" in event.text for event in run.of(Notice))
+        )
         assert last_steps(run) == [paused_at - 1, paused_at - 1]
 
         run.send("resume", hosts=[0])

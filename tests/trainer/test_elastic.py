@@ -184,7 +184,8 @@ def test_an_excluded_host_computes_nothing_whatever_happens_and_leaves_no_trace_
         run.send("policy", policy="dynamic")
         run.send("exclude", host="host0")
         run.send("exclude", host="host2")
-        run.wait_for(lambda: any("cannot exclude host2" in event.text for event in run.of(Notice)))
+        refused = ("exclude-refused", "host2")
+        run.wait_for(lambda: any((event.code, event.about) == refused for event in run.of(Notice)))
         run.send("admit", host="host0", by="bert")
         run.wait_for(lambda: run.of(Shares)[-1].reason == "host0 admitted again by bert")
 

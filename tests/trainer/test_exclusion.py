@@ -100,11 +100,12 @@ def test_the_last_host_and_an_unknown_one_are_refused() -> None:
     exclusion.exclude("h1", "", ALL)
     with pytest.raises(NotChanged, match=r"^cannot exclude h2: no other host is left") as caught:
         exclusion.exclude("h2", "", (0, 1, 2))
-    assert caught.value.level == "error"
+    assert (caught.value.level, caught.value.code, caught.value.about) == ("error", "exclude-refused", "h2")
     with pytest.raises(NotChanged, match=r"^cannot exclude 'h9': the ranks are on h1, h2, h3$"):
         exclusion.exclude("h9", "", ALL)
-    with pytest.raises(NotChanged, match=r"^cannot admit 'h9'"):
+    with pytest.raises(NotChanged, match=r"^cannot admit 'h9'") as caught:
         exclusion.admit("h9", "")
+    assert (caught.value.code, caught.value.about) == ("admit-refused", "h9")
 
 
 def test_while_all_others_are_lost_the_excluded_compute() -> None:

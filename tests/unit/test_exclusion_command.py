@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from hetero_tui.exclusion import cost_text, excluded_hosts, refusal
+from hetero_tui.exclusion import cost_text, excluded_hosts, refusal, refusal_told
 from hetero_tui.exclusion_command import change
+from hetero_tui.store import Store
 from hetero_tui.views import ClusterView, RankState, RankView, RunState, StepParts
 from remote.errors import UserError
+from trainer.events import Notice
 
 CLUSTER = ClusterView(RunState.TRAINING, "training", samples_per_second=400.0, global_batch=100)
 
@@ -52,3 +54,20 @@ def test_who_cannot_be_excluded() -> None:
     assert refusal(views, "b") == "b is excluded already"
     assert refusal(views, "c") == "no rank of c takes part in the run"
     assert refusal((views[0], view(1, "b", 100.0)), "a") == ""
+
+
+def test_a_refusal_is_recognised_by_its_code_whatever_the_words() -> None:
+    store = Store()
+
+    def tell(seq: int, text: str, code: str = "", about: str = "", rank: int = 0) -> None:
+        store.feed("alpha", Notice(rank=rank, seq=seq, time=1.0, level="error", text=text, code=code, about=about))
+
+    tell(0, "beta is excluded already", "exclude-refused", "beta")
+    begin = store.events.next
+    tell(1, "cannot exclude beta: as trainers before the code said it")
+    tell(2, "nicht möglich", "exclude-refused", "alpha")
+    tell(0, "said by an agent", "exclude-refused", "beta", rank=-1)
+    assert refusal_told(store, begin, "exclude", "beta") == ""
+    tell(3, "[b]beta[/b] kann nicht\x1b[2J ausgenommen werden", "exclude-refused", "beta")
+    assert refusal_told(store, begin, "exclude", "beta") == "[b]beta[/b] kann nicht ausgenommen werden"
+    assert refusal_told(store, begin, "admit", "beta") == ""

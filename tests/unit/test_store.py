@@ -102,6 +102,10 @@ def test_states_follow_the_life_of_a_rank(feed: Feeder) -> None:
     assert state() == "paused"
     feed(Notice, text="resumed")
     assert state() == "training"
+    feed(Notice, text="in other words", code="paused")
+    assert state() == "paused"
+    feed(Notice, text="and on", code="resumed")
+    assert state() == "training"
     feed(Done, state="finished", steps=1)
     assert state() == "finished"
 
