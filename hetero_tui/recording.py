@@ -11,14 +11,17 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from hetero_tui.ingest import BATCH_LINES, Ingest
 from hetero_tui.store import Store
 from hetero_tui.tensorboard import TensorBoardWriter
-from remote.run_dir import RunDir, RunDirError, stored_line
+from remote.run_dir import RunDir, RunDirError
+from remote.stored_lines import stored_line
 from trainer.events import Event
 
+LATEST: Final = 1e11
+"""Seconds since the epoch that no clock shows: a record that says more is damaged."""
 Keep = Callable[[dict[str, object]], None]
 """Takes one record to where it is kept."""
 
@@ -150,7 +153,7 @@ def apply_record(store: Store, ingest: Ingest, record: Mapping[str, Any]) -> Non
 def record_time(record: Mapping[str, Any], before: float) -> float:
     """Return when a record came: never before the one ahead of it, whatever the record says."""
     at = record.get("at")
-    return max(before, float(at)) if isinstance(at, (int, float)) and not isinstance(at, bool) else before
+    return max(before, float(at)) if isinstance(at, (int, float)) and 0 <= at < LATEST else before
 
 
 async def take_up(store: RecordedStore, ingest: Ingest, records: Iterable[Mapping[str, Any]]) -> None:

@@ -16,7 +16,7 @@ from hetero_tui.recording import record_time
 from hetero_tui.replay import ReplaySession
 from hetero_tui.stored_runs import StoredRun, find_run
 from remote.errors import UserError
-from remote.run_dir import stored_line
+from remote.stored_lines import stored_line
 from trainer.events import EventError, decode, encode
 
 

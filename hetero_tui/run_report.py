@@ -15,7 +15,8 @@ from hetero_tui.stored_runs import StoredRun
 from hetero_tui.views import EventRecord, SharesRecord
 from hetero_tui.windows import History, Point, Totals
 from remote.facts import Facts
-from remote.run_dir import RunDirError, stored_line
+from remote.run_dir import RunDirError
+from remote.stored_lines import stored_line
 from trainer.events import Event, EventError, Hardware, Hello, Shares, Step, decode
 
 EVENTS_SHOWN = 200

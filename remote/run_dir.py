@@ -36,7 +36,7 @@ from remote.facts import Facts
 from remote.plan import LaunchPlan
 from remote.recording import RecordingBusy, RecordingFile, read_recording
 from remote.runtime import HostRunState, LogLine
-from trainer.events import EVENT_TYPES
+from remote.stored_lines import StoredLine, readable, records_in, stored_line, written
 
 PLAN_FILE: Final = "plan.json"
 FACTS_FILE: Final = "facts.json"
@@ -47,25 +47,11 @@ EVENTS_FILE: Final = "events.jsonl.gz"
 LOG_FOLDER: Final = "logs"
 
 _RUN_ID: Final = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")
-_CONTROL_CHARACTERS: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
-_EVENT: Final = re.compile(r'\{"ht":\d+,"kind":"([a-z]+)"')
-_MEASUREMENTS: Final = frozenset(EVENT_TYPES) - {"output", "notice", "failed"}
 _T = TypeVar("_T")
 
 
 class RunDirError(UserError):
     """A run's folder is missing, damaged, or in use by another instance of this program."""
-
-
-@dataclass(frozen=True, slots=True)
-class StoredLine:
-    """One line as a host sent it. Feeding these to a store again gives the state the run was in."""
-
-    host: str
-    text: str
-    position: str
-    """Resumes the host's log behind this line; see ``HostRuntime.logs``."""
-    stream: str = "stdout"
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,9 +269,9 @@ class RunDir:
         if not lines:
             return
         stamp = time.time() if at is None else at
-        self._recording().append(b"".join(_record(host, line, stamp) for line in lines))
+        self._recording().append(written(host, lines, stamp))
         log = self._logs.get(host) or self._open_log(host)
-        log.write("".join(f"{each}\n" for line in lines for each in _readable(line)).encode(errors="backslashreplace"))
+        log.write(readable(lines).encode(errors="backslashreplace"))
         log.flush()
 
     def append_record(self, record: Mapping[str, object]) -> None:
@@ -316,16 +302,15 @@ class RunDir:
     def records(self) -> Iterator[dict[str, Any]]:
         """Yield every record of the recording in the order in which things happened; what is none is passed over.
 
-        A record of a line has ``host``, ``position``, ``line`` and, where it is not standard output, ``stream``; any
-        other has a ``did``. Both have ``at``, in seconds since the epoch.
+        A record of a line has ``host``, ``position`` (empty unless the log can go on behind it), ``line`` and, where it
+        is not standard output, ``stream``; any other has a ``did``. Both have ``at``, in seconds since the epoch.
         """
         positions: dict[str, str] = {}
         try:
             size = self.events_path.stat().st_size
             for raw in read_recording(self.events_path):
-                record = _parsed(raw)
-                if record is not None:
-                    if (stored := stored_line(record)) is not None:
+                for record in records_in(raw):
+                    if (stored := stored_line(record)) is not None and stored.position:
                         positions[stored.host] = stored.position
                     yield record
         except FileNotFoundError:
@@ -348,7 +333,7 @@ class RunDir:
         With ``as_read`` behind the last line that :meth:`records` gave here, whatever others have written since.
         """
         if self._read_to is None or not (as_read or self._read_to[0] == self._size()):
-            return {line.host: line.position for line in self.lines()}
+            return {line.host: line.position for line in self.lines() if line.position}
         return dict(self._read_to[1])
 
     def _size(self) -> int:
@@ -367,60 +352,3 @@ class RunDir:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _record(host: str, line: LogLine, at: float) -> bytes:
-    record: dict[str, Any] = {"at": at, "host": host, "position": line.position, "line": line.text}
-    if line.stream != "stdout":
-        record["stream"] = line.stream
-    return json.dumps(record, separators=(",", ":")).encode() + b"\n"
-
-
-def _parsed(raw: bytes) -> dict[str, Any] | None:
-    try:
-        record = json.loads(raw)
-    except (ValueError, RecursionError):
-        return None
-    return record if isinstance(record, dict) else None
-
-
-def stored_line(record: Mapping[str, Any]) -> StoredLine | None:
-    """Return the line that a record of a recording holds, or None when it holds none."""
-    match record:
-        case {"host": str(host), "position": str(position), "line": str(text), **rest}:
-            stream = rest.get("stream", "stdout")
-            return StoredLine(host, text, position, stream if isinstance(stream, str) else "stdout")
-        case _:
-            return None
-
-
-def _readable(line: LogLine) -> list[str]:
-    """Return what a person reads of a line in the log file; nothing for measurements.
-
-    Control characters are spelled out: raw they could take over the terminal of ``cat``.
-    """
-    said = _said(line.text)
-    return [_CONTROL_CHARACTERS.sub(lambda found: f"\\x{ord(found[0]):02x}", each) for each in said]
-
-
-def _said(text: str) -> list[str]:
-    event = _EVENT.match(text)
-    if event is None:
-        return [text]
-    if event[1] in _MEASUREMENTS:
-        return []
-    try:
-        record = json.loads(text)
-    except (ValueError, RecursionError):
-        return [text]
-    match record:
-        case {"kind": "output", "rank": int(rank), "text": str(said)}:
-            return [f"[rank {rank}] {said}"]
-        case {"kind": "notice", "rank": int(rank), "level": str(level), "text": str(said)}:
-            return [f"[rank {rank}] {level}: {said}"]
-        case {"kind": "failed", "rank": int(rank), "error": str(error), **rest}:
-            trace = rest.get("traceback")
-            lines = trace.splitlines() if isinstance(trace, str) else []
-            return [f"[rank {rank}] failed: {error}", *(f"[rank {rank}] {each}" for each in lines)]
-        case _:
-            return [text]

@@ -17,8 +17,9 @@ from remote.checks.model import CheckResult, Finding, Fix, Verdict
 from remote.errors import UserError
 from remote.facts import EngineSocket, Facts, Gpu
 from remote.plan import HostPlan, LaunchPlan, RankPlan
-from remote.run_dir import RunDir, RunDirError, StoredLine, file_name, new_run_id, write_atomically
+from remote.run_dir import RunDir, RunDirError, file_name, new_run_id, write_atomically
 from remote.runtime import LogLine
+from remote.stored_lines import BLOCK_CHARACTERS, StoredLine
 from trainer.events import Failed, Notice, Output, Step, encode
 
 RUN_ID = "20261123-034500-ab12"
@@ -167,6 +168,33 @@ def test_lines_come_back_in_order_with_their_positions(run: RunDir) -> None:
     assert run.positions() == {"a": "2", "b": "x"}
 
 
+def test_lines_that_came_together_are_one_document_behind_which_the_log_goes_on(run: RunDir) -> None:
+    texts = ["", '{"ht":1,"a\\u00e9"}', "ü \u2028 \x1b[0m", "with\nnewline", "a\r", ""]
+    batch = [*_lines(*texts), LogLine("aside", "e1", "stderr"), LogLine("", "e2", "stderr")]
+    run.append("a", batch, at=5.0)
+    assert [(line.text, line.stream) for line in run.lines()] == [(line.text, line.stream) for line in batch]
+    ends = [line.position for line in run.lines() if line.position]
+    assert ends == ["p2", "p3", "p5", "e2"], "a newline in a line, or another stream, begins a new document"
+    assert run.positions() == {"a": "e2"}
+    assert {record["at"] for record in run.records()} == {5.0}
+
+
+def test_long_lines_do_not_pile_up_in_one_document(run: RunDir) -> None:
+    batch = _lines(*("x" * (BLOCK_CHARACTERS // 2 + 1) for _ in range(5)), "last")
+    run.append("a", batch)
+    assert [line.text for line in run.lines()] == [line.text for line in batch]
+    assert [line.position for line in run.lines() if line.position] == ["p1", "p3", "p5"]
+
+
+def test_a_damaged_document_gives_no_lines_and_the_log_goes_on_before_it(run: RunDir) -> None:
+    run.append("a", _lines("one", "two"))
+    run.close()
+    with gzip.open(run.events_path, "ab") as file:
+        file.write(b'{"at":1,"host":"a","position":"p9","count":3,"lines":"only\\ntwo"}\n')
+    assert [line.text for line in run.lines()] == ["one", "two"]
+    assert run.positions() == {"a": "p1"}
+
+
 def test_a_run_without_lines_has_none(run: RunDir) -> None:
     assert list(run.lines()) == []
     assert run.positions() == {}
@@ -225,6 +253,23 @@ def test_lines_that_are_no_records_are_passed_over(run: RunDir) -> None:
     assert [line.text for line in run.lines()] == ["one", "two"]
 
 
+def test_of_lines_that_came_together_a_crash_leaves_all_or_none(run: RunDir) -> None:
+    run.append("a", _lines("one", "two"))
+    run.append("a", [LogLine(text, position) for text, position in (("three", "p2"), ("four", "p3"))])
+    run.close()
+    content = run.events_path.read_bytes()
+    seen = set()
+    for cut in range(1, len(content)):
+        run.events_path.write_bytes(content[:-cut])
+        texts, position = [line.text for line in run.lines()], run.positions().get("a", "")
+        seen.add(position)
+        assert (texts, position) in (([], ""), (["one", "two"], "p1"), (["one", "two", "three", "four"], "p3"))
+        with RunDir(run.path) as again:
+            again.append("a", _lines("after", "that"))
+        assert [line.text for line in run.lines()] == [*texts, "after", "that"]
+    assert {"", "p1"} <= seen
+
+
 def test_only_one_instance_appends(run: RunDir) -> None:
     run.append("a", _lines("one"))
     with RunDir(run.path) as other:
@@ -262,6 +307,25 @@ def test_the_log_file_is_for_people(run: RunDir) -> None:
         "a\\x0db\\x0ac\td\\x9b",
     ]
     assert len(list(run.lines())) == 8
+
+
+def test_the_log_file_names_the_rank_whose_output_an_agent_relays(run: RunDir) -> None:
+    plain = [encode(Output(rank=-1, seq=n, time=5.0, text=f'plain "{n}"', source_rank=n)) for n in range(2)]
+    plain += [encode(Output(rank=-1, seq=n, time=5.0, text=f"{n} [x]", source_rank=n)) for n in range(2, 4)]
+    run.append("a", _lines(*plain[2:]))
+    run.append("a", _lines(*plain, encode(Output(rank=-1, seq=9, time=5.0, text="\x1b\x9b", source_rank=7))))
+    run.append("a", _lines(plain[2].replace("2 [x]", "\x9b raw"), encode(Output(rank=-1, text="of the agent"))))
+    assert run.log_path("a").read_text().splitlines() == [
+        "[rank 2] 2 [x]",
+        "[rank 3] 3 [x]",
+        '[rank 0] plain "0"',
+        '[rank 1] plain "1"',
+        "[rank 2] 2 [x]",
+        "[rank 3] 3 [x]",
+        "[rank 7] \\x1b\\x9b",
+        "[rank 2] \\x9b raw",
+        "[rank -1] of the agent",
+    ]
 
 
 @settings(deadline=None)
