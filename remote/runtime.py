@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from remote.plan_model import HostPlan
 from remote.progress import LaunchProgress
@@ -78,9 +78,11 @@ class StoredCheckpoint:
     """Bytes."""
 
 
-@dataclass(frozen=True, slots=True)
-class LogLine:
-    """One line of a host's log. ``position`` after the last handled line resumes without loss or repetition."""
+class LogLine(NamedTuple):
+    """One line of a host's log. ``position`` after the last handled line resumes without loss or repetition.
+
+    A named tuple, for a hundred thousand may come in a second: a frozen dataclass takes twice as long to make.
+    """
 
     text: str
     position: str
