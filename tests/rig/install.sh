@@ -25,7 +25,8 @@ rsync:rsync
 ethtool:ethtool
 wg:wireguard-tools
 wireguard-go:wireguard-go
-fish:fish'
+fish:fish
+chromium-headless-shell:chromium-headless-shell'
 
 PATH="$PATH:/usr/sbin:/sbin"
 packages=''
