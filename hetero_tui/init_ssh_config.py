@@ -10,6 +10,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
+from glob import glob
 from pathlib import Path
 from typing import Final
 
@@ -72,11 +73,17 @@ def _aliases(path: Path, folder: Path, depth: int) -> Iterator[str]:
             yield from (word for word in words if not re.search(r"[*?!]", word))
             continue
         for word in words:
-            pattern = Path(word).expanduser()
-            base = Path(pattern.anchor) if pattern.is_absolute() else folder
-            relative = pattern.relative_to(base) if pattern.is_absolute() else pattern
-            for included in sorted(base.glob(str(relative))):
+            for included in _included(path, word, folder):
                 yield from _aliases(included, folder, depth + 1)
+
+
+def _included(path: Path, word: str, folder: Path) -> list[Path]:
+    try:
+        pattern = Path(word).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{path}: Include {word}: {error}") from None
+    # Two stars are no more than one, as in OpenSSH; for Path.glob they are a walk through all folders.
+    return sorted(map(Path, glob(str(folder / pattern).replace("\0", "?"))))  # noqa: PTH207
 
 
 def _resolved(alias: str, config: Path) -> SshHost:

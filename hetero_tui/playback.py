@@ -16,7 +16,7 @@ from hetero_tui.store import Store
 SPEEDS: Final = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
 AS_FAST_AS_POSSIBLE: Final = math.inf
 NAP_SECONDS: Final = 0.05
-_STEP: Final = re.compile(r'^\{"ht":\d+,"kind":"step",.*?"step":(\d+)')
+_STEP: Final = re.compile(r'^\{"ht":\d+,"kind":"step",.*?"step":(\d{1,18})\b')
 
 Record = Mapping[str, Any]
 

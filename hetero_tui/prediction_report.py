@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
 
 from hetero_tui import formats
+from remote.answers import UNFIT
 from remote.errors import RemoteError
 from remote.prediction import HostSpeed, Outcome, Prediction
 from remote.speeds import NotMeasured
@@ -157,7 +159,9 @@ def compared(folder: Path | None, measured: float | None) -> dict[str, Any] | No
         predicted = float(everyone["samples_per_second"])
         simulated = bool(stored["simulated"])
         counted = everyone["communication_seconds"] is not None
-    except (OSError, ValueError, KeyError, TypeError):
+        if not math.isfinite(predicted):
+            return None
+    except (OSError, *UNFIT):
         return None  # from before there were predictions, or there was nothing to predict from
     return {
         "predicted_samples_per_second": predicted,

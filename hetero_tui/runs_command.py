@@ -34,7 +34,7 @@ def describe(run_dir: RunDir) -> dict[str, Any]:
     known: dict[str, Any] = {
         "run": run_dir.run_id,
         "folder": str(run_dir.path),
-        "begun": datetime.strptime(run_dir.run_id[:15], "%Y%m%d-%H%M%S").replace(tzinfo=UTC).isoformat(),
+        "begun": _begun(run_dir.run_id),
         "recording_bytes": recording,
         "cluster": "",
         "world_size": 0,
@@ -58,6 +58,14 @@ def describe(run_dir: RunDir) -> dict[str, Any]:
     }
 
 
+def _begun(run_id: str) -> str:
+    """Return when a run began, by its id; empty for a folder that was given another name."""
+    try:
+        return datetime.strptime(run_id[:15], "%Y%m%d-%H%M%S").replace(tzinfo=UTC).isoformat()
+    except ValueError:
+        return ""
+
+
 def table(found: list[dict[str, Any]]) -> str:
     """Return the runs for people."""
     rows = [COLUMNS]
@@ -65,7 +73,7 @@ def table(found: list[dict[str, Any]]) -> str:
         policy = each["policy"] + (" (simulated)" if each["simulated"] else "")
         rows.append(
             (
-                each["run"],
+                clean(each["run"]),
                 clean(each["cluster"]),
                 each["begun"][:16].replace("T", " "),
                 clean(each["problem"] or each["ended"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -15,6 +16,9 @@ MOST_NAMES: Final = 30_000
 """Bytes of their names: Linux takes no argument of a command beyond 128 KiB, and quoting makes them longer."""
 SMALL: Final = 1 << 20
 """Bytes up to which a file is small."""
+
+
+_NUMBER: Final = re.compile(r"[0-9]{1,18}")
 
 
 class DatasetError(UserError):
@@ -59,7 +63,7 @@ def read_summary(answer: str) -> Summary | None:
     match words[2 * unfinished :]:
         case ["problem", ("missing" | "denied") as problem]:
             return Summary(problem=problem)
-        case ["files", count, size, digest] if count.isdecimal() and size.isdecimal():
+        case ["files", count, size, digest] if _NUMBER.fullmatch(count) and _NUMBER.fullmatch(size):
             return Summary(int(count), int(size), digest, unfinished=unfinished)
     return None
 
@@ -76,11 +80,11 @@ def read_listing(host: str, answer: str) -> Listing:
         word, _, rest = line.partition(" ")
         if word == "problem":
             problem = rest
-        elif word == "unfinished" and rest.strip().isdecimal():
+        elif word == "unfinished" and _NUMBER.fullmatch(rest.strip()):
             incoming, unfinished = int(rest) * 1024, True
-        elif word == "free" and rest.strip().isdecimal():
+        elif word == "free" and _NUMBER.fullmatch(rest.strip()):
             free, complete = int(rest) * 1024, True
-        elif word.isdecimal() and rest.startswith("./"):
+        elif _NUMBER.fullmatch(word) and rest.startswith("./"):
             # An empty part would make it a path from the root; the replacement character is a name that is no UTF-8.
             if not rest.isprintable() or "\ufffd" in rest or {"", ".."} & set(rest.split("/")):
                 raise DatasetError(f"{host}: the name {rest!r} cannot be sent", next_step="rename the file")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import re
 import shlex
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,15 +27,21 @@ from remote.dataset import (
     read_listing,
     read_summary,
 )
+from remote.dataset_pack import repacked
 from remote.errors import CommandFailed, RemoteError
 from remote.facts import Facts
 from remote.inventory_model import Inventory
 from remote.plan_folders import expanded
 from remote.runner import Completed, Runner
+from remote.runtime import closing
 
 PIECE: Final = 16 << 20
 """Bytes of a large file in one go."""
+MOST_READ: Final = 2 * PIECE
+"""Bytes of an answer: a piece, or small files packed with their headers."""
 _SECONDS: Final = 600.0
+_NUMBER: Final = re.compile(r"[0-9]{1,18}")
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 SUMMARY_SECONDS: Final = 100.0
 
@@ -154,7 +161,14 @@ class Dataset:
             return {}
         done = await self._run(name, "digest", data="".join(f"{path}\n" for path in paths).encode(), seconds=None)
         pairs = (line.partition(" ") for line in done.stdout.splitlines())
-        return {path: digest for digest, _, path in pairs}
+        found = {path: digest for digest, _, path in pairs if _SHA256.fullmatch(digest)}
+        if missing := [path for path in paths if path not in found]:
+            raise CommandFailed(
+                f"it told no digest of {missing[0]}",
+                host=name,
+                next_step="see whether the file is there and can be read",
+            )
+        return found
 
     async def bring(self, state: DatasetState, told: Told) -> dict[str, RemoteError]:
         """Send what is missing and return why some hosts did not get it; the others are not held up.
@@ -213,7 +227,8 @@ class Dataset:
     async def _send(self, group: tuple[str, ...], sizes: Mapping[str, int], each: Each, moved: Moved) -> None:
         """Bring a group to the incoming folder of every host that lacks any of it."""
         if len(group) > 1 or sizes[group[0]] <= SMALL:
-            packed = await self._read("pack", *(f"./{path}" for path in group))
+            said = await self._read("pack", *(f"./{path}" for path in group))
+            packed = await asyncio.to_thread(repacked, self.master, said, group)
 
             async def take(name: str) -> None:
                 await self._run(name, "take", data=packed)
@@ -225,7 +240,7 @@ class Dataset:
 
         async def ask(name: str) -> None:
             said = (await self._run(name, "have", path)).stdout.strip()
-            if not said.isdecimal():
+            if not _NUMBER.fullmatch(said):
                 raise CommandFailed(
                     f"it did not say how much of {path} has arrived: {said[:100]!r}",
                     host=name,
@@ -251,7 +266,15 @@ class Dataset:
 
     async def _read(self, step: str, *arguments: str) -> bytes:
         chunks = self.runners[self.master].stream(self.command(self.master, step, *arguments))
-        return b"".join([chunk async for chunk in chunks])
+        read = bytearray()
+        async with closing(chunks):
+            async for chunk in chunks:
+                read += chunk
+                if len(read) > MOST_READ:
+                    raise CommandFailed(
+                        f"it sent more than was asked for ({step})", host=self.master, next_step="try again"
+                    )
+        return bytes(read)
 
     async def _finish(self, name: str, manifest: bytes) -> None:
         said = (await self._run(name, "finish", data=manifest, seconds=None)).stdout

@@ -15,6 +15,7 @@ from contextlib import aclosing, asynccontextmanager
 from typing import Final
 from urllib.parse import quote, urlencode
 
+from remote.answers import UNFIT
 from remote.checkpoints import DIGEST_SUFFIX, FOLDER, newest_complete, step_of
 from remote.engine import Engine, engine_error
 from remote.engine_http import Answer, request
@@ -91,7 +92,7 @@ async def _changed(engine: Engine, container: str) -> list[str]:
         return []
     try:
         return [str(each["Path"]) for each in json.loads(content) or ()]
-    except (ValueError, KeyError, TypeError):
+    except UNFIT:
         return []
 
 

@@ -7,18 +7,19 @@ import contextlib
 import dataclasses
 import datetime
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from remote.answers import understood
 from remote.claim import ABANDONED_SECONDS, WAYS_OUT, occupied_by
 from remote.container import ContainerSpec, spec_of
 from remote.decode_errors import decode
 from remote.docker_files import output_archives, place_checkpoint
 from remote.docker_logs import LineAssembler, Position
 from remote.engine import Engine
-from remote.errors import EngineError, HostBusy
+from remote.errors import EngineError, HostBusy, PositionLost
 from remote.plan_contract import (
     CONTROL_FOLDER,
     LABEL_BY,
@@ -31,7 +32,18 @@ from remote.plan_contract import (
 from remote.plan_model import HostPlan
 from remote.progress import LaunchProgress
 from remote.results import Archive, fetch_output
-from remote.runtime import ControlFiles, FetchReport, HostRunState, LogLine, State, StoredCheckpoint
+from remote.runtime import (
+    DETAIL_LENGTH,
+    ControlFiles,
+    FetchReport,
+    HostRunState,
+    LogLine,
+    State,
+    StoredCheckpoint,
+    checked_run_id,
+    checked_time,
+)
+from remote.text import printable
 
 MESSAGE_TIMEOUT: Final = 3.0
 """Seconds for the word that the run is to stop; the signal comes in any case."""
@@ -65,16 +77,15 @@ class DockerRuntime:
             HostBusy: another run lives here. Of two launches in the same moment both may be refused, never none.
         """
         own = await self.engine.inspect(container)
-        now = _seconds(str((own or {}).get("Created") or ""))
+        now = self._created_at(own or {})
         for summary in await self.engine.list({LABEL_CLUSTER: cluster, LABEL_HOST: self.host}):
-            record = await self.engine.inspect(str(summary["Id"])) if summary["Id"] != container else None
+            identity, run_id = self._named(summary)
+            record = await self.engine.inspect(identity) if identity != container else None
             if record is None:
                 continue
-            other = _state_of(self.host, str((summary.get("Labels") or {}).get(LABEL_RUN) or "?"), record)
+            other = self._state_of(run_id or "unknown", record)
             is_launching = (
-                other.state is State.CREATED
-                and not other.detail
-                and now - _seconds(str(record.get("Created") or "")) < ABANDONED_SECONDS
+                other.state is State.CREATED and not other.detail and now - self._created_at(record) < ABANDONED_SECONDS
             )
             if other.state is State.RUNNING or is_launching:
                 raise HostBusy(occupied_by(other), host=self.host, next_step=WAYS_OUT)
@@ -103,9 +114,9 @@ class DockerRuntime:
     async def inspect(self, run_id: str) -> HostRunState:
         container = await self._find(run_id)
         record = await self.engine.inspect(container) if container else None
-        if record is None or _is_being_removed(record):
+        if record is None or self._is_being_removed(record):
             return HostRunState(self.host, run_id, State.MISSING)
-        return _state_of(self.host, run_id, record)
+        return self._state_of(run_id, record)
 
     async def logs(self, run_id: str, after: str = "", *, follow: bool = True) -> AsyncGenerator[list[LogLine], None]:
         container = await self._container(run_id)
@@ -125,12 +136,15 @@ class DockerRuntime:
     async def _is_going(self, container: str) -> bool:
         """Whether a container is gone or being removed."""
         record = await self.engine.inspect(container)
-        return record is None or _is_being_removed(record)
+        return record is None or self._is_being_removed(record)
 
     async def _lines(self, container: str, after: str, *, follow: bool) -> AsyncGenerator[list[LogLine], None]:
-        position = Position.parse(after) if after else None
+        try:
+            position = Position.parse(after) if after else None
+            since = position.since if position else ""
+        except ValueError as error:
+            raise PositionLost(after, host=self.host) from error
         assembler = LineAssembler(position)
-        since = position.since if position else ""
         async with self.engine.logs(container, since=since, follow=follow) as batches:
             async for frames in batches:
                 if lines := assembler.feed(frames):
@@ -153,7 +167,9 @@ class DockerRuntime:
     ) -> FetchReport:
         container = await self._container(run_id)
         record = await self.engine.inspect(container) or {}
-        if any(mount.get("Destination") == OUTPUT_FOLDER for mount in record.get("Mounts") or () if _is_bind(mount)):
+        with self._understood():
+            mounted = [mount.get("Destination") for mount in record.get("Mounts") or () if _is_bind(mount)]
+        if OUTPUT_FOLDER in mounted:
             return FetchReport(self.host)
 
         def archives(whole: bool) -> AsyncGenerator[Archive, None]:
@@ -191,8 +207,10 @@ class DockerRuntime:
         record = await self.engine.inspect(container)
         if record is None:
             return None
-        labels = (record.get("Config") or {}).get("Labels") or {}
-        if labels.get(LABEL_RUN) != run_id or labels.get(LABEL_HOST) != self.host:
+        with self._understood():
+            labels = (record.get("Config") or {}).get("Labels") or {}
+            is_own = labels.get(LABEL_RUN) == run_id and labels.get(LABEL_HOST) == self.host
+        if not is_own:
             raise EngineError(
                 f"container {container[:12]} does not carry the labels of run {run_id}: left alone", host=self.host
             )
@@ -202,16 +220,36 @@ class DockerRuntime:
         found = await self.engine.list({LABEL_CLUSTER: cluster, LABEL_HOST: self.host})
         states = []
         for summary in found:
-            run_id = (summary.get("Labels") or {}).get(LABEL_RUN)
-            record = await self.engine.inspect(str(summary["Id"])) if run_id else None
+            identity, run_id = self._named(summary)
+            record = await self.engine.inspect(identity) if run_id else None
             if record is not None:
-                states.append(_state_of(self.host, str(run_id), record))
+                states.append(self._state_of(run_id, record))
         return tuple(sorted(states, key=lambda state: state.started_at))
 
     async def _find(self, run_id: str) -> str | None:
         """Return the id of this host's container of a run."""
         found = await self.engine.list({LABEL_RUN: run_id, LABEL_HOST: self.host})
-        return str(found[0]["Id"]) if found else None
+        return self._named(found[0])[0] if found else None
+
+    def _understood(self) -> AbstractContextManager[None]:
+        return understood(self.host, "docker inspect", EngineError)
+
+    def _named(self, summary: Mapping[str, Any]) -> tuple[str, str]:
+        """Return a container's id and the id of its run, which is empty where it has none."""
+        with self._understood():
+            return str(summary["Id"]), str((summary.get("Labels") or {}).get(LABEL_RUN) or "")
+
+    def _state_of(self, run_id: str, record: Mapping[str, Any]) -> HostRunState:
+        with self._understood():
+            return _state_of(self.host, run_id, record)
+
+    def _created_at(self, record: Mapping[str, Any]) -> float:
+        with self._understood():
+            return _seconds(str(record.get("Created") or ""))
+
+    def _is_being_removed(self, record: Mapping[str, Any]) -> bool:
+        with self._understood():
+            return _is_being_removed(record)
 
     async def _container(self, run_id: str) -> str:
         container = await self._find(run_id)
@@ -237,14 +275,14 @@ def _state_of(host: str, run_id: str, record: Mapping[str, Any]) -> HostRunState
     decoded = decode(detail) if detail else None
     return HostRunState(
         host=host,
-        run_id=run_id,
+        run_id=checked_run_id(run_id),
         state=state,
         exit_code=int(engine_state.get("ExitCode") or 0) if state is State.EXITED else None,
         out_of_memory=bool(engine_state.get("OOMKilled")),
-        detail=f"{decoded.cause}: {detail}" if decoded else detail,
-        ranks=tuple(int(rank) for rank in str(labels.get(LABEL_RANKS) or "").split(",") if rank.isdigit()),
-        started_at=_seconds(str(engine_state.get("StartedAt") or "")),
-        started_by=str(labels.get(LABEL_BY) or ""),
+        detail=printable(f"{decoded.cause}: {detail}" if decoded else detail, DETAIL_LENGTH),
+        ranks=tuple(int(rank) for rank in str(labels.get(LABEL_RANKS) or "").split(",") if rank.isdecimal()),
+        started_at=checked_time(_seconds(str(engine_state.get("StartedAt") or ""))),
+        started_by=printable(str(labels.get(LABEL_BY) or "")),
     )
 
 

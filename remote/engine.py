@@ -23,6 +23,7 @@ import docker
 import requests
 from docker.errors import APIError, NotFound
 
+from remote.answers import json_lines, understood
 from remote.container import ContainerSpec, archive, container_config
 from remote.engine_errors import engine_error, in_thread
 from remote.engine_http import Answer, Demultiplexer, FramingError, request
@@ -126,27 +127,28 @@ class Engine:
             if isinstance(error.__cause__, NotFound):
                 return None
             raise
-        return image_info(ref, found)
+        with understood(self.host, f"docker image inspect {ref}", EngineError):
+            return image_info(ref, found)
 
     async def images(self) -> tuple[ImageInfo, ...]:
         """Return every image of the host that has a name; one of several names stands for all of them."""
         found = await self._ask("docker images", self.client.images)
-        refs = [str((each.get("RepoTags") or each.get("RepoDigests") or [each["Id"]])[0]) for each in found]
-        known = [
-            await self.image(ref if "<none>" not in ref else str(each["Id"]))
-            for ref, each in zip(refs, found, strict=True)
-        ]
+        with understood(self.host, "docker images", EngineError):
+            refs = [str((each.get("RepoTags") or each.get("RepoDigests") or [each["Id"]])[0]) for each in found]
+            named = [ref if "<none>" not in ref else str(each["Id"]) for ref, each in zip(refs, found, strict=True)]
+        known = [await self.image(ref) for ref in named]
         return tuple(image for image in known if image is not None)
 
     async def image_names(self) -> tuple[tuple[str, str, int], ...]:
         """Return (name with tag, image id, bytes on disk) of every tagged image."""
         found = await self._ask("docker images", self.client.images)
-        return tuple(
-            (str(name), str(each["Id"]), int(each.get("Size") or 0))
-            for each in found
-            for name in each.get("RepoTags") or ()
-            if name != "<none>:<none>"
-        )
+        with understood(self.host, "docker images", EngineError):
+            return tuple(
+                (str(name), str(each["Id"]), int(each.get("Size") or 0))
+                for each in found
+                for name in each.get("RepoTags") or ()
+                if name != "<none>:<none>"
+            )
 
     async def layer_sizes(self, ref: str) -> tuple[int, ...]:
         """Return the unpacked bytes of what each build step of an image added, the oldest first.
@@ -155,7 +157,8 @@ class Engine:
             EngineError: there is no such image.
         """
         found = await self._ask(f"docker history {ref}", lambda: self._sdk.history(ref))
-        return tuple(int(step.get("Size") or 0) for step in reversed(found))
+        with understood(self.host, f"docker history {ref}", EngineError):
+            return tuple(int(step.get("Size") or 0) for step in reversed(found))
 
     async def tag_image(self, image: str, repository: str, tag: str) -> None:
         """Give an image another name; an image that had this name loses it.
@@ -203,7 +206,8 @@ class Engine:
             f"docker create {spec.image}",
             lambda: self._sdk.create_container_from_config(config, spec.name or None),
         )
-        return str(created["Id"])
+        with understood(self.host, f"docker create {spec.image}", EngineError):
+            return str(created["Id"])
 
     async def start(self, container: str) -> None:
         """Start a created container.
@@ -229,7 +233,8 @@ class Engine:
         """Return the engine's short record of every container, running or not, that carries all these labels."""
         wanted = {"label": [f"{name}={value}" for name, value in labels.items()]}
         found = await self._ask("docker ps -a", lambda: self.client.containers(all=True, filters=wanted))
-        return tuple(found)
+        with understood(self.host, "docker ps -a", EngineError):
+            return tuple(dict(each) for each in found)
 
     async def put_file(self, container: str, path: str, data: bytes, *, mode: int = 0o644) -> None:
         """Write a file into a container, running or not. It appears all at once; its folders are made with mode 755.
@@ -280,17 +285,15 @@ class Engine:
 
         Raises:
             EngineError: the engine refused.
+            CommandFailed: what came is no event.
             ConnectionDropped: the connection was lost.
         """
         filters = {"type": ["container"], "label": [f"{name}={value}" for name, value in labels.items()]}
         parameters = {"filters": json.dumps(filters)} | ({"since": since} if since else {})
         async with self._get("/events", parameters) as answer:
-            rest = b""
-            async for chunk in answer.body:
-                *complete, rest = (rest + chunk).split(b"\n")
-                for line in complete:
-                    if line.strip():
-                        yield json.loads(line)
+            async for event in json_lines(self.host, "docker events", answer.body):
+                if isinstance(event, dict):
+                    yield event
 
     async def run_once(
         self,
@@ -372,7 +375,8 @@ class Engine:
                         )
         state = await self._ask(f"docker wait {container[:12]}", lambda: self.client.wait(container))
         stdout, stderr = output[1].decode(errors="replace"), output[2].decode(errors="replace")
-        return Completed(self.host, shown, int(state["StatusCode"]), stdout, stderr)
+        with understood(self.host, "docker wait", EngineError):
+            return Completed(self.host, shown, int(state["StatusCode"]), stdout, stderr)
 
     @asynccontextmanager
     async def request(

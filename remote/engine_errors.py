@@ -10,6 +10,7 @@ from typing import TypeVar
 import requests
 from docker.errors import APIError, DockerException
 
+from remote.answers import UNFIT
 from remote.decode_errors import decode
 from remote.errors import EngineError
 
@@ -26,6 +27,10 @@ async def in_thread(executor: ThreadPoolExecutor, host: str, what: str, request:
         return await asyncio.get_running_loop().run_in_executor(executor, request)
     except (DockerException, requests.exceptions.RequestException, OSError) as error:
         raise engine_error(host, what, _explanation(error)) from error
+    except UNFIT as error:
+        # The client reads what it needs of an answer and trusts that it is there.
+        said = f"something that is no answer to it ({type(error).__name__}: {error})"
+        raise engine_error(host, what, said) from error
 
 
 def engine_error(host: str, asked: str, said: str) -> EngineError:

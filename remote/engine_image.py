@@ -33,7 +33,7 @@ def image_info(ref: str, found: Mapping[str, Any]) -> ImageInfo:
     return ImageInfo(
         ref=ref,
         id=str(found.get("Id", "")),
-        layers_digest="sha256:" + hashlib.sha256("\n".join(layers).encode()).hexdigest(),
+        layers_digest="sha256:" + hashlib.sha256("\n".join(layers).encode(errors="backslashreplace")).hexdigest(),
         layers=layers,
         architecture=str(found.get("Architecture", "")),
         operating_system=str(found.get("Os", "")),

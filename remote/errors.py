@@ -3,7 +3,8 @@
 RemoteError
 ├── UserError               the person can mend it; exit 2, no traceback
 │   ├── InventoryError      cluster.toml is wrong (every mistake at once)
-│   └── PlanError           the inventory and the facts do not make a runnable plan
+│   ├── PlanError           the inventory and the facts do not make a runnable plan
+│   └── PositionLost        a recording does not say where a host's log goes on
 ├── ConnectError            no SSH connection to a host
 │   ├── HostUnreachable     no answer, refused, or the name does not resolve
 │   ├── HostKeyUnknown      first contact: the fingerprint must be confirmed by a person
@@ -48,6 +49,17 @@ class InventoryError(UserError):
 
 class PlanError(UserError):
     """No launch plan can be made from this inventory and these facts."""
+
+
+class PositionLost(UserError):
+    """A recording's position in a host's log cannot be read, so it is not known which lines are still to come."""
+
+    def __init__(self, position: str, *, host: str) -> None:
+        super().__init__(
+            f"the recording is damaged: it says {position[:40]!r} for where this host's log goes on",
+            host=host,
+            next_step="move its events.jsonl.gz away; the run is then read from its beginning",
+        )
 
 
 class ConnectError(RemoteError):

@@ -17,16 +17,29 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
+from remote.answers import UNFIT, understood
 from remote.checkpoints import DIGEST_SUFFIX
 from remote.claim import WAYS_OUT, occupied_by
 from remote.decode_errors import decode
-from remote.errors import CommandFailed, HostBusy
+from remote.errors import CommandFailed, HostBusy, PositionLost
 from remote.plan_contract import LABEL_BY, LABEL_CLUSTER, OUTPUT_FOLDER
 from remote.plan_model import HostPlan
 from remote.progress import LaunchProgress
 from remote.results import Archive, fetch_output
 from remote.runner import Completed, Runner
-from remote.runtime import ControlFiles, FetchReport, HostRunState, LogLine, State, StoredCheckpoint, closing
+from remote.runtime import (
+    DETAIL_LENGTH,
+    ControlFiles,
+    FetchReport,
+    HostRunState,
+    LogLine,
+    State,
+    StoredCheckpoint,
+    checked_run_id,
+    checked_time,
+    closing,
+)
+from remote.text import printable
 
 MAX_LINE: Final = 1 << 20
 """Bytes of one line; a longer one is handed on in pieces."""
@@ -35,6 +48,7 @@ PIECE: Final = 8 << 20
 """Bytes of a checkpoint that are sent at once."""
 PIECE_TIMEOUT: Final = 600.0
 _SAFE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_OFFSET: Final = re.compile(r"[0-9]{1,18}")
 
 
 @dataclass(slots=True)
@@ -94,9 +108,12 @@ class ProcessRuntime:
         folder = await self._folder(run_id)
         done = await self._run_script(f"state {shlex.quote(folder)}")
         self._check(done, f"asking for run {run_id}")
-        return _state_of(self.host, run_id, json.loads(done.stdout))
+        with understood(self.host, f"state of run {run_id}"):
+            return _state_of(self.host, run_id, json.loads(done.stdout))
 
     async def logs(self, run_id: str, after: str = "", *, follow: bool = True) -> AsyncGenerator[list[LogLine], None]:
+        if after and not _OFFSET.fullmatch(after):
+            raise PositionLost(after, host=self.host)
         offset = int(after or "0")
         folder = shlex.quote(await self._folder(run_id))
         command = f"exec {self._python()} -I {folder}/host_process.py logs {folder} {offset} {int(follow)}"
@@ -160,7 +177,8 @@ class ProcessRuntime:
         root = await self._runs_root()
         done = await self._run_script(f"states {shlex.quote(root)} {shlex.quote(self.host)} {shlex.quote(cluster)}")
         self._check(done, "listing the runs")
-        states = [_state_of(self.host, each["run_id"], each) for each in json.loads(done.stdout)]
+        with understood(self.host, "states of the runs"):
+            states = [_state_of(self.host, str(each["run_id"]), each) for each in json.loads(done.stdout)]
         return tuple(sorted(states, key=lambda state: state.started_at))
 
     async def _call(
@@ -225,14 +243,14 @@ def _state_of(host: str, run_id: str, found: Mapping[str, Any]) -> HostRunState:
     code = found.get("code")
     return HostRunState(
         host=host,
-        run_id=run_id,
+        run_id=checked_run_id(run_id),
         state=State(found["state"]),
         exit_code=None if code is None else int(code),
         out_of_memory=bool(found.get("out_of_memory")),
-        detail=str(found.get("detail", "")),
+        detail=printable(str(found.get("detail", "")), DETAIL_LENGTH),
         ranks=tuple(int(rank) for rank in found.get("ranks", ())),
-        started_at=float(found.get("started_at", 0.0)),
-        started_by=str(found.get("by", "")),
+        started_at=checked_time(float(found.get("started_at", 0.0))),
+        started_by=printable(str(found.get("by", ""))),
     )
 
 
@@ -243,6 +261,6 @@ def _raise_if_busy(host: str, said: str) -> None:
     try:
         found = json.loads(rest)
         other = _state_of(host, str(found["run_id"]), found)
-    except (ValueError, KeyError, TypeError):
+    except UNFIT:
         return  # not what the program writes: told as it came
     raise HostBusy(occupied_by(other), host=host, next_step=WAYS_OUT)

@@ -10,12 +10,34 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Final, NamedTuple, Protocol, TypeVar
 
 from remote.plan_model import HostPlan
 from remote.progress import LaunchProgress
 
 _T = TypeVar("_T")
+
+
+DETAIL_LENGTH: Final = 2000
+_RUN_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_LATEST: Final = 1e11
+"""Seconds since the epoch that no clock shows, and that the calendar's arithmetic still bears."""
+
+
+def checked_run_id(run_id: str) -> str:
+    """Return what a host calls a run, which becomes part of paths, commands and messages.
+
+    Raises:
+        ValueError: no run of this program has such an id.
+    """
+    if not _RUN_ID.fullmatch(run_id):
+        raise ValueError(f"{run_id[:80]!r} is no id of a run")
+    return run_id
+
+
+def checked_time(seconds: float) -> float:
+    """Return seconds since the epoch as a host tells them; 0 for what is no time."""
+    return seconds if 0 <= seconds < _LATEST else 0.0
 
 
 class State(StrEnum):

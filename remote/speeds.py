@@ -14,6 +14,7 @@ from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, Final
 
+from remote.answers import UNFIT
 from remote.checks.network_report import PairMatrix
 from remote.errors import PlanError
 from remote.inventory import Inventory
@@ -74,12 +75,11 @@ def read_speeds(path: Path) -> dict[str, Measured]:
     """Return the stored measurements by host; what is missing, damaged or of another version counts as none."""
     try:
         document = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
-    if not isinstance(document, dict) or document.get("schema") != _SCHEMA:
-        return {}
+    hosts = document.get("hosts") if isinstance(document, dict) and document.get("schema") == _SCHEMA else None
     found = {}
-    for host, entry in document.get("hosts", {}).items():
+    for host, entry in hosts.items() if isinstance(hosts, dict) else ():
         measured = _read_entry(entry)
         if measured is not None:
             found[host] = measured
@@ -92,7 +92,7 @@ def _read_entry(entry: Any) -> Measured | None:
         devices = tuple(str(each) for each in entry["devices"])
         found = Measured(str(entry["workload"]), devices, tables, float(entry["at"]), "measured before the launch")
         found.speed("")
-    except (KeyError, TypeError, ValueError):
+    except UNFIT:
         return None
     return found
 

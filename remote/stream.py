@@ -8,14 +8,14 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from remote.errors import HostKeyChanged, HostKeyUnknown, LoginRefused, RemoteError
+from remote.errors import HostKeyChanged, HostKeyUnknown, LoginRefused, PositionLost, RemoteError
 from remote.runtime import HostRuntime, LogLine, State, closing
 from remote.text import one_line
 
 FIRST_WAIT: Final = 1.0
 LONGEST_WAIT: Final = 30.0
 LinkChange = Literal["lost", "again"]
-REFUSALS: Final = (HostKeyChanged, HostKeyUnknown, LoginRefused)
+REFUSALS: Final = (HostKeyChanged, HostKeyUnknown, LoginRefused, PositionLost)
 """Trying again cannot help, and might lock the account or hide an attack."""
 
 

@@ -109,20 +109,15 @@ class CheckpointFolder:
                 content = _verified(path)
                 stored = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
                 facts = json.loads(stored["facts"])
-                saved = Saved(
-                    path,
-                    Progress.from_json(facts["progress"]),
-                    facts["balance"],
-                    stored["tensors"],
-                    facts["extra"],
-                )
+                saved = _saved(path, facts, stored["tensors"])
+                identity = _mapping(facts["identity"])
             except CheckpointError as error:
                 refused.append(Refused(path, str(error)))
                 continue
             except Exception as error:  # noqa: BLE001 - whatever a damaged file makes the reader raise
                 refused.append(Refused(path, f"cannot be read: {type(error).__name__}: {str(error)[:200]}"))
                 continue
-            self._check_identity(path, facts["identity"])
+            self._check_identity(path, identity)
             return saved, refused
         return None, refused
 
@@ -148,6 +143,26 @@ class CheckpointFolder:
         for path in self._paths()[: -self._keep]:
             _digest_path(path).unlink(missing_ok=True)
             path.unlink(missing_ok=True)
+
+
+def _saved(path: Path, facts: Mapping[str, Any], tensors: Any) -> Saved:
+    """Make sure that a checkpoint holds what its reader takes for granted: a right digest does not say who wrote it."""
+    balance = facts["balance"]
+    if not all(isinstance(tensor, Tensor) for tensor in _mapping(tensors).values()):
+        raise TypeError("not everything that should be a tensor is one")
+    return Saved(
+        path,
+        Progress.from_json(facts["progress"]),
+        None if balance is None else _mapping(balance),
+        tensors,
+        _mapping(facts["extra"]),
+    )
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+        raise TypeError(f"{type(value).__name__} where names with values should be")
+    return value
 
 
 def _digest_path(path: Path) -> Path:

@@ -105,7 +105,7 @@ class ControlFolder:
                 host=str(payload.get("host", ""))[:NAME_CHARACTERS],
                 by=str(payload.get("by", ""))[:NAME_CHARACTERS],
             )
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        except (OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
             self._on_bad(f"control message {path.name} cannot be read: {type(error).__name__}")
             return None
         if name == "simulate" and not command.samples_per_second > 0:

@@ -190,8 +190,8 @@ class Coordinator:
                     self._handle(peer, _decode(line))
         except (OSError, asyncio.IncompleteReadError) as error:
             reason = f"its connection broke ({error})"
-        except (ValueError, KeyError, TypeError) as error:
-            reason = f"it sent something that is no message ({error!r})"
+        except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
+            reason = f"it sent something that is no message ({error!r})"[:300]
         except asyncio.CancelledError:
             # The run is over and this process ends; asyncio would report the task as one that failed.
             reason = "the run is over"
@@ -216,12 +216,12 @@ class Coordinator:
     def _handle(self, peer: _Peer, message: Mapping[str, Any]) -> None:
         match message["type"]:
             case "ready":
-                self._send(self.roster.ready(peer.rank, int(message["step"]), message["card"]))
+                self._send(self.roster.ready(peer.rank, int(message["step"]), _mapping(message["card"])))
                 self.roster.elastic |= self._elastic_once_formed and self.roster.generation >= 0
             case "broken":
                 self._send(self.roster.broken(peer.rank, int(message["generation"]), str(message["reason"])))
             case "command":
-                self._send(self.roster.command(str(message["name"]), message["command"]))
+                self._send(self.roster.command(str(message["name"]), _mapping(message["command"])))
             case "left":
                 # Its connection closes next, which is no loss.
                 del self._peers[peer.rank]
@@ -232,7 +232,7 @@ class Coordinator:
                 self._drop(peer, str(message["reason"]))
             case "take_part":
                 self._elastic_once_formed = bool(message["elastic"])
-                self._heartbeat_timeout = float(message["heartbeat_timeout"])
+                self._heartbeat_timeout = _timeout(float(message["heartbeat_timeout"]))
             case "finished":
                 self._send(self.roster.finished(peer.rank))
             case other:
@@ -261,7 +261,16 @@ def _is_at(peer: _Peer, address: str, seen_by: _Peer) -> bool:
 
 
 def _decode(line: bytes) -> Mapping[str, Any]:
-    message = json.loads(line)
-    if not isinstance(message, dict):
+    return _mapping(json.loads(line))
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
         raise TypeError("not an object")
-    return message
+    return value
+
+
+def _timeout(seconds: float) -> float:
+    if not 0 < seconds < math.inf:
+        raise ValueError(f"{seconds} s cannot be waited for")
+    return seconds

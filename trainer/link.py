@@ -15,6 +15,8 @@ from trainer.coordinator import BEAT_SECONDS, TOLD_SECONDS
 from trainer.errors import CoordinatorLost, RunAborted
 from trainer.open_sockets import unanswered
 
+MAX_LINE_BYTES: Final = 64 << 20
+"""Of a message: the longest tells every member what all others said of themselves."""
 SILENCE_SECONDS: Final = 10.0
 """Without a sign of life from the coordinator for so long, the master counts as lost."""
 WAITING_SECONDS: Final = 0.2
@@ -266,15 +268,17 @@ class Link:
         self._socket.settimeout(SILENCE_SECONDS)
         buffered = self._socket.makefile("rb")
         try:
-            for line in buffered:
+            while line := buffered.readline(MAX_LINE_BYTES):
                 self._heard = time.monotonic()
                 if line != b"\n":
                     self._take(json.loads(line))
             self._close_inbox("it closed the connection")
         except TimeoutError:
             self._close_inbox(f"no sign of life for {SILENCE_SECONDS:.0f} s")
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except OSError as error:
             self._close_inbox(str(error))
+        except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
+            self._close_inbox(f"it sent something that is no message ({error!r})"[:300])
 
     def _take(self, message: Mapping[str, Any]) -> None:
         broken = False

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
-from typing import Any
+from typing import Any, Final
 
 from remote.checks.context import CheckContext, told
 from remote.checks.model import Verdict
@@ -296,6 +296,9 @@ async def _run(context: CheckContext, place: Place, config: Mapping[str, Any], l
     return await context.runner(place.host).run(command, input=script().encode(), timeout=limit)
 
 
+_PORT: Final = re.compile(r"[0-9]{1,5}")
+
+
 def read_answer(place: Place, output: str, token: str, clock_offset: float) -> Answer | None:
     """Find the probe's line among whatever else the host printed, and believe only what has the right shape.
 
@@ -323,7 +326,7 @@ def _dialled(entry: object, clock_offset: float) -> Dialled | None:
     attempts = {
         int(port): outcome if (at := _number(outcome.get("at"))) is None else {**outcome, "at": at - clock_offset}
         for port, outcome in entry["attempts"].items()
-        if port.isascii() and port.isdigit() and isinstance(outcome, dict)
+        if _PORT.fullmatch(port) and isinstance(outcome, dict)
     }
     return Dialled(str(entry.get("to")), str(entry.get("kind")), attempts)
 

@@ -48,7 +48,7 @@ def script_finding(host: str, path: str, place: str, completed: Completed) -> Fi
     line = next((each for each in reversed(completed.stdout.splitlines()) if each.startswith(_MARK)), "")
     try:
         said = json.loads(line.removeprefix(_MARK)) if line else None
-    except ValueError:
+    except (ValueError, RecursionError):
         said = None
     if not isinstance(said, dict):
         return unknown(f"{place} gave no answer about {path}", evidence)
@@ -56,7 +56,8 @@ def script_finding(host: str, path: str, place: str, completed: Completed) -> Fi
         return fail(f"{path}: {said['problem']} in {place}{_hidden(path)}", evidence, _where(host, path))
     if said.get("syntax"):
         return fail(f"{path} is no Python that {place} understands: {said['syntax']}", evidence, _where(host, path))
-    missing = [str(name) for name in said.get("missing") or ()]
+    named = said.get("missing")
+    missing = [str(name) for name in named] if isinstance(named, list) else []
     if missing:
         return fail(
             f"{path} imports {', '.join(missing)}, which {place} does not have",

@@ -69,11 +69,11 @@ def read_software(output: str) -> Software | None:
     line = next((each for each in reversed(output.splitlines()) if each.startswith(f"{_MARK}{{")), "")
     try:
         said = json.loads(line.removeprefix(_MARK)) if line else None
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(said, dict) or not isinstance(said.get("python"), str):
         return None
-    devices = said.get("devices")
+    devices, architectures = said.get("devices"), said.get("architectures")
     return Software(
         python=said["python"],
         torch=_text(said, "torch"),
@@ -83,7 +83,7 @@ def read_software(output: str) -> Software | None:
         distributed=said.get("distributed") is not False,
         cuda=_text(said, "cuda"),
         nccl=_text(said, "nccl"),
-        architectures=tuple(map(str, said.get("architectures") or ())),
+        architectures=tuple(map(str, architectures)) if isinstance(architectures, list) else (),
         devices=tuple((str(name), str(error)) for name, error in devices.items()) if isinstance(devices, dict) else (),
     )
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Final
 
 from remote.engine import Engine
-from remote.errors import ConnectionDropped, ImageError
+from remote.errors import ImageError
 from remote.images.build_context import Context
 from remote.images.engine_pull import messages
 from remote.images.send import put_name
@@ -54,19 +54,16 @@ async def build_image(
     last: deque[str] = deque(maxlen=LAST_LINES)
     step = ""
     headers = [("Content-Type", "application/x-tar")]
-    try:
-        async with engine.request("POST", "/build", parameters, headers=headers, body=_body(context)) as answer:
-            async for message in messages(answer.body):
-                for line in str(message.get("stream") or message.get("status") or "").splitlines():
-                    if not line.strip():
-                        continue
-                    step = line if _STEP.match(line) else step
-                    last.append(line[:MAX_LINE])
-                    say(line[:MAX_LINE])
-                if error := message.get("error"):
-                    raise _failed(engine.host, ref, step, str(error), last)
-    except ValueError as error:
-        raise ConnectionDropped(f"the engine's answer broke off: {error}", host=engine.host) from error
+    async with engine.request("POST", "/build", parameters, headers=headers, body=_body(context)) as answer:
+        async for message in messages(engine.host, answer.body):
+            for line in str(message.get("stream") or message.get("status") or "").splitlines():
+                if not line.strip():
+                    continue
+                step = line if _STEP.match(line) else step
+                last.append(line[:MAX_LINE])
+                say(line[:MAX_LINE])
+            if error := message.get("error"):
+                raise _failed(engine.host, ref, step, str(error), last)
     await put_name(engine, ref, ref)
 
 

@@ -29,7 +29,11 @@ class IgnoreRule:
 
 
 def parse_dockerignore(text: str) -> tuple[IgnoreRule, ...]:
-    """Return the rules of a ``.dockerignore``."""
+    """Return the rules of a ``.dockerignore``.
+
+    Raises:
+        ImageError: a line is no pattern.
+    """
     rules = []
     for line in text.splitlines():
         stripped = line.strip().lstrip("\ufeff")
@@ -38,8 +42,17 @@ def parse_dockerignore(text: str) -> tuple[IgnoreRule, ...]:
         includes = stripped.startswith("!")
         cleaned = os.path.normpath(stripped.removeprefix("!").strip()).lstrip("/")
         if cleaned not in ("", "."):
-            rules.append(IgnoreRule(re.compile(_expression(cleaned)), includes))
+            rules.append(IgnoreRule(_compiled(cleaned), includes))
     return tuple(rules)
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(_expression(pattern))
+    except re.error as error:
+        raise ImageError(
+            f"the pattern {pattern[:100]!r} of the ignore file is none: {error}", next_step="correct that line"
+        ) from error
 
 
 def _expression(pattern: str) -> str:
@@ -47,7 +60,9 @@ def _expression(pattern: str) -> str:
     out, position = "", 0
     while position < len(pattern):
         rest = pattern[position:]
-        if rest.startswith("**/"):
+        if rest.startswith("**/**/"):
+            position += 3  # says no more than the second alone, and is tried in every way to match
+        elif rest.startswith("**/"):
             out, position = out + "(?:.*/)?", position + 3
         elif rest.startswith("**"):
             out, position = out + ".*", position + 2

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import json
 import os
 import re
@@ -17,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from remote.answers import UNFIT
 from remote.errors import ImageError
 from remote.images.reference import DOCKER_HUB
 
@@ -42,10 +42,14 @@ async def registry_auth(registry: str, path: Path | None = None) -> str:
         config = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         return ""
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ImageError(f"cannot read {path}: {error}", next_step="mend it, or run docker login again") from error
-    if not isinstance(config, dict):
-        raise ImageError(f"{path} holds no JSON object", next_step="mend it, or run docker login again")
+    if not isinstance(config, dict) or not all(
+        isinstance(config.get(key) or {}, dict) for key in ("credHelpers", "auths")
+    ):
+        raise ImageError(
+            f"{path} holds no JSON object that docker login writes", next_step="mend it, or run docker login again"
+        )
     key = HUB_KEY if registry == DOCKER_HUB else registry
     helper = (config.get("credHelpers") or {}).get(registry) or config.get("credsStore")
     found = await _from_helper(str(helper), key) if helper else {}
@@ -89,7 +93,7 @@ async def _from_helper(helper: str, key: str) -> dict[str, str]:
     try:
         answer = json.loads(said)
         user, secret = str(answer["Username"]), str(answer["Secret"])
-    except (ValueError, KeyError, TypeError) as error:
+    except UNFIT as error:
         raise ImageError(f"{program} gave an answer of an unknown form", next_step="update it") from error
     return {"identitytoken": secret} if user == "<token>" else {"username": user, "password": secret}
 
@@ -104,7 +108,7 @@ def _from_file(auths: Mapping[str, Any], registry: str, key: str) -> dict[str, s
             return {"identitytoken": str(token)}
         try:
             user, colon, password = base64.b64decode(str(entry.get("auth") or "")).decode().partition(":")
-        except (binascii.Error, UnicodeDecodeError):
+        except ValueError:  # no Base64, or no text in it
             continue
         if colon:
             return {"username": user, "password": password.rstrip("\0")}

@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import urlencode
 
+from remote.answers import json_lines
 from remote.engine import Engine, engine_error
-from remote.errors import CommandFailed, ConnectionDropped, EngineError
+from remote.errors import CommandFailed, EngineError
 from remote.runner import Runner
 
 # $1 socket, $2 request target, $3 folder for what it says. `timeout` ends it when the engine never answers.
@@ -123,7 +124,7 @@ def check_messages(host: str, lines: Iterable[str | bytes]) -> None:
     for line in lines:
         try:
             message = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue  # the first line of what was kept may have lost its beginning
         check_message(host, message)
 
@@ -144,16 +145,16 @@ def check_message(host: str, message: object) -> None:
         raise engine_error(host, "docker pull", str(text)[:1000])
 
 
-async def messages(body: AsyncIterator[bytes]) -> AsyncIterator[Mapping[str, Any]]:
-    """Yield the JSON messages of an engine's answer as they come."""
-    rest = b""
-    async for chunk in body:
-        *complete, rest = (rest + chunk).split(b"\n")
-        for line in complete:
-            if line.strip():
-                yield json.loads(line)
-    if rest.strip():
-        yield json.loads(rest)
+async def messages(host: str, body: AsyncIterator[bytes]) -> AsyncIterator[Mapping[str, Any]]:
+    """Yield the JSON messages of an engine's answer as they come.
+
+    Raises:
+        CommandFailed: what came is no JSON.
+        ConnectionDropped: it broke off in a message.
+    """
+    async for message in json_lines(host, "what it is doing", body):
+        if isinstance(message, dict):
+            yield message
 
 
 async def pull_attached(engine: Engine, image: str) -> None:
@@ -164,8 +165,5 @@ async def pull_attached(engine: Engine, image: str) -> None:
         ConnectionDropped: the connection was lost, and the pull with it.
     """
     async with engine.request("POST", "/images/create", {"fromImage": image}) as answer:
-        try:
-            async for message in messages(answer.body):
-                check_message(engine.host, message)
-        except ValueError as error:
-            raise ConnectionDropped(f"the engine's answer broke off: {error}", host=engine.host) from error
+        async for message in messages(engine.host, answer.body):
+            check_message(engine.host, message)

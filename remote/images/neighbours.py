@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Final
 
+from remote.answers import MAX_LINE, UNFIT, understood
 from remote.errors import CommandFailed, EngineError, RemoteError
 from remote.images.engine_kind import uses_containerd
 from remote.images.engine_pull import check_messages
@@ -162,7 +163,8 @@ class _Transfer:
                 if not self._open.done():
                     self._open.set_result((word, rest))
                 elif word == "moved":
-                    meter.note("", meter.moved, int(rest) - meter.moved)
+                    with understood(self.host, "how much has moved"):
+                        meter.note("", meter.moved, int(rest) - meter.moved)
                     done = min(meter.moved, self.size)
                     detail = f"from {self.server}, for the way out of this machine is full"
                     self.report(ImageProgress(self.host, "sending", done, self.size, meter.rate, detail=detail))
@@ -179,7 +181,7 @@ class _Transfer:
 def _check(host: str, ended: str) -> None:
     try:
         status, said = json.loads(ended)
-    except (ValueError, TypeError) as error:
+    except UNFIT as error:
         raise CommandFailed("the transfer from the other host broke off", host=host) from error
     check_messages(host, str(said).splitlines())
     if status != 200:
@@ -198,3 +200,5 @@ async def _lines(chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[str, Non
         *complete, rest = (rest + chunk).split(b"\n")
         for line in complete:
             yield line.decode(errors="replace")
+        if len(rest) > MAX_LINE:
+            return  # no relay of ours says that much: what it ended with is missing then, and that is told

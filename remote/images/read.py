@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 from urllib.parse import quote
 
+from remote.answers import json_document, understood
 from remote.engine import Engine, ImageInfo
-from remote.errors import EngineError, ForwardingRefused, ImageError
+from remote.errors import CommandFailed, EngineError, ForwardingRefused, ImageError
 from remote.images.archive import read_archive
 from remote.images.engine_kind import uses_containerd
 from remote.images.engine_pull import check_message, messages
@@ -54,7 +54,7 @@ async def read_image(places: Places, source: str, ref: str, store: LayerStore, r
     if new is not None and not await uses_containerd(engine):
         try:
             return await _read_new(places, engine, info, new, store, report)
-        except (EngineError, ForwardingRefused) as error:
+        except (CommandFailed, EngineError, ForwardingRefused) as error:
             report(ImageProgress(source, "reading", detail=f"all of it: {error.message}"))
     return await _read_whole(engine, info, store, report)
 
@@ -74,7 +74,9 @@ async def _read_new(
 ) -> StoredImage:
     """Take the new layers from a push, and make the configuration of what the engine tells."""
     name = quote(info.ref, safe="/:@")
-    config = compose_config(await _ask(engine, f"/images/{name}/json"), await _ask(engine, f"/images/{name}/history"))
+    inspected, history = await _ask(engine, f"/images/{name}/json"), await _ask(engine, f"/images/{name}/history")
+    with understood(engine.host, f"docker history {info.ref}", EngineError):
+        config = compose_config(inspected, history)
     if new:
         await _take_push(places, engine, info.id, Inbox(store, new), report)
     layers = tuple(StoredLayer(layer, layer, store.size(layer)) for layer in info.layers)
@@ -85,11 +87,7 @@ async def _read_new(
 
 async def _ask(engine: Engine, path: str) -> Any:
     async with engine.request("GET", path, {}) as answer:
-        said = b"".join([chunk async for chunk in answer.body])
-    try:
-        return json.loads(said)
-    except ValueError as error:
-        raise EngineError(f"the engine's answer to {path} cannot be read: {error}", host=engine.host) from error
+        return await json_document(engine.host, path, answer.body)
 
 
 async def _take_push(places: Places, engine: Engine, image: str, inbox: Inbox, report: Report) -> None:
@@ -130,7 +128,7 @@ async def _take_push(places: Places, engine: Engine, image: str, inbox: Inbox, r
 
 async def _push(engine: Engine, name: str) -> None:
     async with engine.request("POST", f"/images/{name}/push", {"tag": "read"}, headers=[_NO_AUTH]) as answer:
-        async for message in messages(answer.body):
+        async for message in messages(engine.host, answer.body):
             check_message(engine.host, message)
 
 

@@ -92,10 +92,12 @@ class Registry:
             await self._answer(connection, stream, event, served)
             if connection.our_state is not h11.DONE:
                 return
-            while connection.their_state is h11.SEND_BODY:
-                event = connection.next_event()
-                if event is h11.NEED_DATA:
-                    connection.receive_data(await stream.read(CHUNK))
+            try:
+                while connection.their_state is h11.SEND_BODY:
+                    if connection.next_event() is h11.NEED_DATA:
+                        connection.receive_data(await stream.read(CHUNK))
+            except h11.RemoteProtocolError:
+                return
             if connection.their_state is not h11.DONE:
                 return
             connection.start_next_cycle()

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from remote.answers import understood
 from remote.engine import Engine, ImageInfo
 from remote.errors import ConnectionDropped, EngineError, ImageError
 from remote.images.credentials import registry_auth
@@ -92,6 +93,10 @@ def registry_error(host: str, reference: Reference, said: str) -> ImageError | N
     return None
 
 
+MOST_LAYERS: Final = 1000
+"""No engine stacks more than 127; what names more is not kept."""
+
+
 @dataclass(slots=True)
 class PullProgress:
     """Adds up the engine's messages about each layer."""
@@ -103,7 +108,7 @@ class PullProgress:
         """Take in one message."""
         layer, status = str(message.get("id") or ""), str(message.get("status") or "")
         detail = message.get("progressDetail") or {}
-        if not layer:
+        if not layer or (len(self.meter.totals) >= MOST_LAYERS and layer not in self.meter.totals):
             return
         if status == "Downloading" and (total := int(detail.get("total") or 0)):
             self.meter.totals[layer] = total
@@ -112,7 +117,7 @@ class PullProgress:
         elif status in ("Download complete", "Verifying Checksum") and layer in self.meter.totals:
             before, total = self.meter.reached.get(layer, 0), self.meter.totals[layer]
             self.meter.note(layer, before, total - before)
-        elif status == "Pull complete":
+        elif status == "Pull complete" and len(self.unpacked) < MOST_LAYERS:
             self.unpacked.add(layer)
 
     def progress(self, host: str, detail: str = "") -> ImageProgress:
@@ -146,9 +151,10 @@ async def pull_from_registry(engine: Engine, ref: str, report: Report) -> None:
             async with engine.request("POST", "/images/create", parameters, headers=headers) as answer:
                 report(counted.progress(engine.host))
                 last = 0.0
-                async for message in messages(answer.body):
+                async for message in messages(engine.host, answer.body):
                     check_message(engine.host, message)
-                    counted.note(message)
+                    with understood(engine.host, f"docker pull {ref}", EngineError):
+                        counted.note(message)
                     if (now := counted.meter.clock()) - last > 0.2:
                         last = now
                         report(counted.progress(engine.host))

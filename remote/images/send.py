@@ -204,7 +204,7 @@ class Delivery:
         headers = [("Content-Type", "application/x-tar")]
         try:
             async with engine.request("POST", "/images/load", {"quiet": "1"}, headers=headers, body=packed) as answer:
-                async for message in messages(answer.body):
+                async for message in messages(self.host, answer.body):
                     check_message(self.host, message)
             await self._name(name)
         finally:

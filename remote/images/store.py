@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Final, Self
 
+from remote.answers import UNFIT
 from remote.errors import ImageError
 
 KEEP_BYTES: Final = 30 << 30
@@ -200,13 +201,19 @@ class LayerStore:
             known = json.loads((self.records / f"{_hexadecimal(image_id)}.json").read_text("utf-8"))
             layers = tuple(StoredLayer(**layer) for layer in known.pop("layers"))
             image = StoredImage(layers=layers, **known)
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, *UNFIT):
             return None  # never read, dropped, or written by another release: it is read again
-        if not self.is_complete(image):
+        if not self._is_usable(image):
             return None
         for digest in (image.config, *(layer.digest for layer in image.layers)):
             os.utime(self.path(digest))
         return image
+
+    def _is_usable(self, image: StoredImage) -> bool:
+        try:
+            return self.is_complete(image)
+        except (ImageError, *UNFIT):
+            return False  # a record that names something else than digests
 
     def remember_packed(self, layer: StoredLayer, codec: str) -> None:
         """Note as which blob a layer travels when it is packed."""
@@ -217,9 +224,13 @@ class LayerStore:
         try:
             known = json.loads((self.records / f"{_hexadecimal(diff_id)}.{codec}").read_text("utf-8"))
             layer = StoredLayer(**known)
-        except (OSError, ValueError, TypeError):
+        except (OSError, *UNFIT):
             return None  # never packed, or written by another release: it is packed again
-        if layer.diff_id != diff_id or self.size(layer.digest) != layer.size:
+        try:
+            is_here = layer.diff_id == diff_id and self.size(layer.digest) == layer.size
+        except (ImageError, *UNFIT):
+            return None
+        if not is_here:
             return None
         os.utime(self.path(layer.digest))
         return layer

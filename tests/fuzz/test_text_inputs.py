@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import dataclasses
 import unicodedata
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -19,7 +18,6 @@ from remote.docker_logs import LineAssembler, Position
 from remote.errors import CommandFailed, InventoryError
 from remote.facts import parse_facts
 from remote.inventory import Inventory, parse_inventory
-from remote.run_dir import RunDir, RunDirError
 from remote.runtime import LogLine
 from tests.fuzz.hostile import DEEP, as_json, few, json_values, mangled, texts
 from trainer.events import EVENT_TYPES, EventError, decode
@@ -134,20 +132,3 @@ def test_a_record_of_a_recording_is_applied_or_passed_over(record: dict[str, obj
     for did in ("expect", "launch", "control", "note", "mark"):
         store = Store()
         apply_record(store, Ingest(store), {"host": "h1", "did": did, **record})
-
-
-@few
-@given(st.binary(max_size=400))
-def test_a_run_folder_with_any_content_is_read_or_refused(tmp_path: Path, data: bytes) -> None:
-    folder = tmp_path / "20261123-034500-ab12"
-    folder.mkdir(exist_ok=True)
-    run = RunDir(folder)
-    for name in ("plan.json", "facts.json", "ended.json", "checks.json"):
-        (folder / name).write_bytes(data)
-    run.events_path.write_bytes(data)
-    for read in (run.read_plan, run.read_facts, run.read_ended, run.read_checks):
-        with contextlib.suppress(RunDirError):
-            read()
-    with contextlib.suppress(RunDirError):
-        assert all(line.host is not None for line in run.lines())
-        run.positions()
