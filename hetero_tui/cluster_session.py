@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import math
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -15,7 +16,7 @@ from hetero_tui.following import Following, catch_up
 from hetero_tui.homecoming import Homecoming
 from hetero_tui.merged_log import merged_log
 from hetero_tui.preflight import Preflight
-from hetero_tui.reach import named, reached, require_connected
+from hetero_tui.reach import named, reached, require_connected, runs_found
 from hetero_tui.recording import RecordedStore, recorded_store, take_up
 from hetero_tui.session import CheckInfo, ConfirmHostKey, HostStatus, LaunchProgress
 from hetero_tui.store import Store
@@ -37,7 +38,7 @@ from remote.plan import LaunchPlan, make_plan
 from remote.results import HomeReport
 from remote.resume import Resume, choose_resume, resuming, without_hosts
 from remote.run_dir import RunDir, new_run_id
-from remote.run_end import not_home, stored_run
+from remote.run_end import require_ended, stored_run
 from remote.runtime import HostRunState, HostRuntime
 
 if TYPE_CHECKING:
@@ -168,9 +169,10 @@ class ClusterSession:
             return {host.name: HostStatus(host.name, "waiting") for host in self._inventory.hosts}
         return self._hosts.statuses
 
-    async def connect(self, confirm: ConfirmHostKey) -> None:
+    async def connect(self, confirm: ConfirmHostKey, *, patience: float = math.inf) -> None:
+        """Connect to all hosts; from the first that answers on, the others get ``patience`` more seconds."""
         await asyncio.to_thread(importlib.import_module, "remote.hosts")
-        await self._hosts.connect(confirm)
+        await self._hosts.connect(confirm, patience=patience)
 
     async def run_checks(
         self, only: frozenset[str] | None = None, hosts: frozenset[str] | None = None
@@ -313,15 +315,7 @@ class ClusterSession:
 
     async def find_runs(self) -> tuple[HostRunState, ...]:
         """Return what this program started on the hosts that can be reached, newest run last."""
-        found = await asyncio.gather(*map(self._runs_quietly, (host.name for host in self._inventory.hosts)))
-        return tuple(sorted((run for runs in found for run in runs), key=lambda run: (run.run_id, run.host)))
-
-    async def _runs_quietly(self, name: str) -> tuple[HostRunState, ...]:
-        try:
-            return await self._hosts.runs(name)
-        except RemoteError as error:
-            self._store.note(f"cannot tell what runs there: {error.message}", "warning", host=name)
-            return ()
+        return await runs_found(self._hosts, self._store.note)
 
     async def attach(self, run_id: str) -> None:
         """Take over a run: its past from this machine's folder, what is missing from the hosts.
@@ -424,7 +418,12 @@ class ClusterSession:
         await self.stop_run(plan.run_id, report, discard=discard)
 
     async def stop_run(
-        self, run_id: str, report: Callable[[LaunchProgress], None], *, discard: bool = False
+        self,
+        run_id: str,
+        report: Callable[[LaunchProgress], None],
+        *,
+        discard: bool = False,
+        asked_at: float | None = None,
     ) -> HomeReport:
         """End one run on every host, whoever started it, bring its results home and remove it there.
 
@@ -432,20 +431,16 @@ class ClusterSession:
             run_id: which run.
             report: told of each host's progress.
             discard: remove it without bringing anything home.
+            asked_at: when a person asked for it, on the monotonic clock; now when left out.
 
         Raises:
             ResultsError: its results could not be brought home from some hosts; there it has ended and stays.
             RemoteError: some hosts could not be reached; running it again finishes the job.
         """
+        asked_at = time.monotonic() if asked_at is None else asked_at
         runtimes, unreachable = await self._homecoming.reachable(self._hosts)
-        home = await self._bring_home(run_id, runtimes, unreachable, report, discard=discard)
-        if home.unreachable:
-            raise RemoteError(
-                f"run {run_id} may still be alive on {named(home.unreachable)}",
-                next_step="run hetero-tui stop again once they answer",
-            )
-        if home.kept:
-            raise not_home(run_id, home.kept)
+        home = await self._bring_home(run_id, runtimes, unreachable, report, discard=discard, asked_at=asked_at)
+        require_ended(run_id, home)
         return home
 
     async def _bring_home(
@@ -457,6 +452,7 @@ class ClusterSession:
         *,
         discard: bool = False,
         may_end: bool = True,
+        asked_at: float | None = None,
     ) -> HomeReport:
         run_dir = self._run_dir if self._run_dir and self._run_dir.run_id == run_id else None
         return await self._homecoming.bring(
@@ -469,6 +465,7 @@ class ClusterSession:
             is_followed=self._is_following and run_dir is not None,
             discard=discard,
             may_end=may_end,
+            asked_at=asked_at,
         )
 
     async def clear_overlays(self) -> None:
@@ -483,7 +480,7 @@ class ClusterSession:
         """
         require_connected(self.hosts.values())
 
-    def log_lines(self, run_id: str, *, go_on: bool) -> AsyncIterator[LogRecord]:
+    def log_lines(self, run_id: str, *, go_on: bool) -> AsyncGenerator[LogRecord, None]:
         """Return the output of all ranks of a run from its beginning; ``go_on`` follows until the run has ended."""
         stored = stored_run(self._experiments, self._inventory.cluster.name, run_id)
         names = [host.name for host in self._inventory.hosts]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from remote.errors import RemoteError
 from remote.inventory import Inventory
@@ -16,15 +17,30 @@ from remote.results import HomeReport, bring_home
 from remote.run_dir import RunDir
 from remote.run_end import append_rest, stored_run, write_end
 from remote.runtime import HostRuntime
+from remote.stragglers import gather_soon
+from remote.text import one_line
 
 if TYPE_CHECKING:
     from remote.hosts import Hosts
+
+
+CONTACT_SECONDS: Final = 12.0
+"""To reach a host and what runs things there, when no host answers sooner."""
 
 
 class Note(Protocol):
     """Told what a person should read: ``Store.note``."""
 
     def __call__(self, text: str, level: str = "info", host: str = "") -> None: ...
+
+
+def grace_left(stop_seconds: float, elapsed: float) -> float:
+    """Return for how long the ranks may still end by themselves.
+
+    The time it took to reach the hosts is part of what a person waits, but at least half of the limit is the ranks':
+    they finish a step and write a checkpoint.
+    """
+    return max(stop_seconds / 2, stop_seconds - elapsed)
 
 
 class Homecoming:
@@ -40,17 +56,19 @@ class Homecoming:
     async def reachable(self, hosts: Hosts) -> tuple[dict[str, HostRuntime], dict[str, str]]:
         """Return what runs things on the hosts that answer, and why the others do not."""
         self._hosts = hosts
-        runtimes: dict[str, HostRuntime] = {}
-        unreachable: dict[str, str] = {}
 
-        async def one(name: str) -> None:
-            try:
-                runtimes[name] = await hosts.runtime(name)
-            except RemoteError as error:
-                unreachable[name] = error.message
+        async def one(name: str) -> HostRuntime:
+            if error := hosts.just_failed(name):
+                raise error
+            return await hosts.runtime(name)
 
-        await asyncio.gather(*(one(host.name) for host in self._inventory.hosts))
-        return runtimes, unreachable
+        asked = {host.name: one(host.name) for host in self._inventory.hosts}
+        patience = self._inventory.limits.no_contact_seconds
+        runtimes, errors = await gather_soon(asked, patience=patience, at_most=CONTACT_SECONDS)
+        for error in errors.values():
+            if not isinstance(error, (RemoteError, TimeoutError, OSError)):
+                raise error  # a mistake in this program, not on a host
+        return runtimes, {name: one_line(error) for name, error in errors.items()}
 
     async def bring(
         self,
@@ -64,6 +82,7 @@ class Homecoming:
         is_followed: bool = False,
         discard: bool = False,
         may_end: bool = True,
+        asked_at: float | None = None,
     ) -> HomeReport:
         """Bring a run home from the hosts that answer, and write down how it ended.
 
@@ -77,7 +96,9 @@ class Homecoming:
             is_followed: somebody reads the hosts' logs to their end.
             discard: remove without bringing anything home.
             may_end: with False, a host where it still runs is left alone.
+            asked_at: when a person wanted the run to end, on the monotonic clock; now when left out.
         """
+        asked_at = time.monotonic() if asked_at is None else asked_at
 
         def noted(progress: LaunchProgress) -> None:
             if progress.phase in ("fetching", "kept"):
@@ -102,7 +123,7 @@ class Homecoming:
                 noted,
                 discard=discard,
                 may_end=may_end,
-                grace=self._inventory.limits.stop_seconds,
+                grace=grace_left(self._inventory.limits.stop_seconds, time.monotonic() - asked_at),
                 ended=ended,
             )
             home.unreachable.update(unreachable)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -21,8 +23,13 @@ from remote.runner import Runner
 from remote.runtime import HostRunState, HostRuntime
 from remote.ssh import SshRunner, connect
 from remote.ssh_login import JumpConnections
+from remote.stragglers import gather_soon
 
 LOOPBACK: Final = "127.0.0.1"
+JUST_SECONDS: Final = 10.0
+"""A host that could not be reached so recently is not asked again by the same command."""
+CLOSE_SECONDS: Final = 3.0
+"""A connection whose other end is silent is dropped after so long."""
 
 
 @dataclass(slots=True)
@@ -34,7 +41,12 @@ class _Link:
     runtime: HostRuntime | None = None
     facts: Facts | None = None
     error: ConnectError | None = None
+    failed_at: float = -math.inf
     busy: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def failed(self, error: ConnectError) -> None:
+        self.error, self.failed_at = error, time.monotonic()
+        self.status = HostStatus(self.host.name, "failed", error.message)
 
 
 class Hosts:
@@ -56,19 +68,24 @@ class Hosts:
                 link.status = HostStatus(link.host.name, "lost", "the connection was lost")
         return {name: link.status for name, link in self._links.items()}
 
-    async def connect(self, confirm: ConfirmHostKey) -> None:
+    async def connect(self, confirm: ConfirmHostKey, *, patience: float = math.inf) -> None:
         """Connect to every host in parallel. A host that fails keeps its reason in ``statuses``.
 
         Args:
             confirm: is asked, one host at a time, whether an unknown host key may be trusted from now on.
+            patience: seconds that the other hosts get once one is connected.
         """
-        await asyncio.gather(*(self._connect_quietly(name, confirm) for name in self._links))
+        logins = {name: self.connected(name, confirm) for name in self._links}
+        _, errors = await gather_soon(logins, patience=patience, is_held_up=self._asking.locked)
+        for error in errors.values():
+            # A host's own reason is kept in the link's status and error, where the checklist reads it.
+            if not isinstance(error, (ConnectError, TimeoutError)):
+                raise error
 
-    async def _connect_quietly(self, name: str, confirm: ConfirmHostKey) -> None:
-        try:
-            await self.connected(name, confirm)
-        except ConnectError:
-            return  # kept in the link's status and error, where the checklist reads it
+    def just_failed(self, name: str) -> ConnectError | None:
+        """Return why a host could not be reached a moment ago; None when it is worth another try."""
+        link = self._links[name]
+        return link.error if time.monotonic() - link.failed_at < JUST_SECONDS else None
 
     async def connected(self, name: str, confirm: ConfirmHostKey | None = None) -> Runner:
         """Return the host's connection, made again if it was lost.
@@ -85,8 +102,10 @@ class Hosts:
             try:
                 link.runner = await self._open(link.host, confirm)
             except ConnectError as error:
-                link.error = error
-                link.status = HostStatus(name, "failed", error.message)
+                link.failed(error)
+                raise
+            except asyncio.CancelledError:
+                link.failed(ConnectError("no answer yet when it was given up", host=name))
                 raise
             link.error = None
             link.status = HostStatus(name, "connected")
@@ -213,8 +232,7 @@ class Hosts:
 
     async def close(self) -> None:
         """Close every connection."""
-        for link in self._links.values():
-            await self._forget_connection(link)
+        await asyncio.gather(*map(self._forget_connection, self._links.values()))
         await self._jumps.close()
 
     async def _forget_connection(self, link: _Link) -> None:
@@ -224,9 +242,10 @@ class Hosts:
             if each is None:
                 continue
             try:
-                await each.close()
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await each.close()
             except (RemoteError, OSError):
-                continue  # it was lost: closing what is gone has nothing left to do
+                continue  # it was lost or is silent: closing what is gone has nothing left to do
 
 
 def _alive(runner: Runner) -> bool:

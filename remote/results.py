@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -25,7 +25,10 @@ OTHERS: Final = "output"
 """Below the run's folder: what a run wrote besides checkpoints, by host."""
 END_GRACE: Final = 10.0
 """Seconds for the ranks to finish their step and to write a last checkpoint."""
-ANSWER_TIMEOUT: Final = 60.0
+STATE_SECONDS: Final = 8.0
+"""A host that does not even say how the run stands within this time does not answer: it may be frozen."""
+ANSWER_SECONDS: Final = 15.0
+"""A host has this long to end or remove its part beyond what the ranks may take: disks of busy hosts are slow."""
 
 Report = Callable[[LaunchProgress], None]
 
@@ -184,23 +187,23 @@ async def bring_home(
 
     async def one(host: str, runtime: HostRuntime) -> None:
         try:
-            async with asyncio.timeout(grace + ANSWER_TIMEOUT):
-                state = await runtime.inspect(run_id)
-                if state.state is State.RUNNING and not may_end:
-                    home.kept[host] = "it still runs there"
-                    report(LaunchProgress(host, "kept", home.kept[host]))
-                    return
-                if state.state is State.RUNNING:
-                    report(LaunchProgress(host, "ending"))
+            state = await _state(run_id, runtime)
+            if state.state is State.RUNNING and not may_end:
+                home.kept[host] = "it still runs there"
+                report(LaunchProgress(host, "kept", home.kept[host]))
+                return
+            if state.state is State.RUNNING:
+                report(LaunchProgress(host, "ending"))
+                async with _answering("the run did not end", grace + ANSWER_SECONDS):
                     await runtime.end(run_id, grace=grace)
-                    state = await runtime.inspect(run_id)
+                state = await _state(run_id, runtime)
             home.states[host] = state
             if state.state in (State.RUNNING, State.EXITED) and not discard:
                 if ended is not None:
                     await ended(host, runtime)
                 if not await _fetch_or_keep(run_id, host, runtime, folder, report, home):
                     return
-            async with asyncio.timeout(grace + ANSWER_TIMEOUT):
+            async with _answering("the run was not removed", grace + ANSWER_SECONDS):
                 await runtime.stop(run_id, grace=grace)
         except (RemoteError, TimeoutError, OSError) as error:
             home.unreachable[host] = one_line(error)
@@ -212,6 +215,23 @@ async def bring_home(
         for host, runtime in runtimes.items():
             group.create_task(one(host, runtime))
     return home
+
+
+async def _state(run_id: str, runtime: HostRuntime) -> HostRunState:
+    async with _answering("it did not say how the run stands", STATE_SECONDS):
+        return await runtime.inspect(run_id)
+
+
+@asynccontextmanager
+async def _answering(what: str, seconds: float) -> AsyncIterator[None]:
+    """Bound a request, and say which one it was that came to nothing."""
+    try:
+        async with asyncio.timeout(seconds) as limit:
+            yield
+    except TimeoutError as error:
+        if not limit.expired():
+            raise
+        raise TimeoutError(f"{what} within {seconds:.0f} s") from error
 
 
 async def _fetch_or_keep(
@@ -240,7 +260,6 @@ async def _is_gone(run_id: str, runtime: HostRuntime) -> bool:
     Nobody removes a run before its results are home, unless they were given up.
     """
     try:
-        async with asyncio.timeout(ANSWER_TIMEOUT):
-            return (await runtime.inspect(run_id)).state is State.MISSING
+        return (await _state(run_id, runtime)).state is State.MISSING
     except (RemoteError, TimeoutError, OSError):
         return False

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from remote.errors import ResultsError
+from remote.errors import RemoteError, ResultsError
 from remote.results import HomeReport
 from remote.run_dir import Ended, RunDir, RunDirError
 from remote.runtime import HostRuntime, State, closing
@@ -42,6 +42,22 @@ def write_end(run_dir: RunDir, home: HomeReport) -> None:
     kept |= home.kept
     kept |= {host: why for host, why in home.unreachable.items() if before is None or host in before.kept}
     run_dir.write_ended(Ended(tuple(states.values()), kept))
+
+
+def require_ended(run_id: str, home: HomeReport) -> None:
+    """Make sure that nothing of a run that was to end is left on any host.
+
+    Raises:
+        RemoteError: some hosts could not be asked; there it may still be alive.
+        ResultsError: it has ended, but its results are not home.
+    """
+    if home.unreachable:
+        named = "; ".join(f"{host}: {reason}" for host, reason in home.unreachable.items())
+        raise RemoteError(
+            f"run {run_id} may still be alive on {named}", next_step="run hetero-tui stop again once they answer"
+        )
+    if home.kept:
+        raise not_home(run_id, home.kept)
 
 
 def not_home(run_id: str, kept: Mapping[str, str]) -> ResultsError:

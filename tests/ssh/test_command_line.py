@@ -80,7 +80,11 @@ class CommandLine:
         (self.folder / "cluster.toml").write_text("\n".join(lines) + "\n")
 
     async def start(
-        self, command: str, *options: str, stdin: int = asyncio.subprocess.DEVNULL
+        self,
+        command: str,
+        *options: str,
+        stdin: int = asyncio.subprocess.DEVNULL,
+        stdout: int = asyncio.subprocess.PIPE,
     ) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
             sys.executable,
@@ -91,7 +95,7 @@ class CommandLine:
             *options,
             cwd=self.folder,
             stdin=stdin,
-            stdout=asyncio.subprocess.PIPE,
+            stdout=stdout,
             stderr=asyncio.subprocess.PIPE,
             env={**os.environ, "NO_COLOR": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
         )
@@ -103,6 +107,15 @@ class CommandLine:
         async with asyncio.timeout(timeout):
             out, err = await process.communicate()
         return Answer(command, process.returncode or 0, out.decode(), err.decode())
+
+    async def interrupted(self, command: str, *options: str, at: str) -> Answer:
+        """Run it and press Ctrl-C when it says ``at`` on standard error."""
+        process = await self.start(command, *options)
+        said = await line_with(process.stderr, at)
+        process.send_signal(signal.SIGINT)
+        async with asyncio.timeout(120):
+            out, err = await process.communicate()
+        return Answer(command, process.returncode or 0, out.decode(), said + err.decode())
 
     async def run_typing(self, typed: str, command: str, *options: str) -> Answer:
         """Run it with a terminal as standard input, at which somebody has typed ``typed``."""
@@ -133,11 +146,13 @@ def _environment(path: Path) -> str:
 async def line_with(stream: asyncio.StreamReader | None, words: str) -> str:
     """Read up to the line that contains ``words``."""
     assert stream is not None
+    said = ""
     async with asyncio.timeout(120):
         while line := (await stream.readline()).decode():
             if words in line:
                 return line
-    raise AssertionError(f"{words!r} was never said")
+            said += line
+    raise AssertionError(f"{words!r} was never said, but:\n{said[-4000:]}")
 
 
 def add_secrets(line: CommandLine, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
@@ -250,10 +265,19 @@ async def test_a_killed_client_leaves_training_and_another_reattaches(command_li
     status = await command_line.run("status", "--json")
     assert [run["state"] for run in status.document["runs"]] == ["running"] * 3, status.err
 
-    watcher = await command_line.start("watch")
-    await line_with(watcher.stderr, "training · step")
-    watcher.send_signal(signal.SIGINT)
-    assert await watcher.wait() == 130
+    watching = await command_line.interrupted("watch", "--json", at="training · step")
+    assert (watching.code, watching.document["state"]) == (130, "training")
+    assert f"interrupted: run {watching.document['run']} goes on" in watching.err
+    reading, writing = os.pipe()
+    os.close(reading)
+    reader = await command_line.start("logs", "--follow", stdout=writing)
+    os.close(writing)
+    async with asyncio.timeout(120):
+        _, complaint = await reader.communicate()
+    assert (reader.returncode, complaint) == (0, b""), "a reader that has had enough (head) is no mistake"
+    for wrong in (("logs", "--run", "20200101-000000-abcd"), ("logs", "--rank", "9"), ("stop", "--run", "2020")):
+        unknown = await command_line.run(*wrong)
+        assert (unknown.code, unknown.out) == (2, ""), unknown
 
     still = await command_line.run("status", "--json")
     assert [run["state"] for run in still.document["runs"]] == ["running"] * 3
@@ -286,10 +310,9 @@ async def test_up_that_fails_prints_one_document_also_when_it_tried_again(comman
 
 async def test_interrupting_up_stops_the_run_everywhere(command_line: CommandLine) -> None:
     command_line.write_cluster(epochs=4000)
-    client = await command_line.start("up")
-    await line_with(client.stderr, "training · step")
-    client.send_signal(signal.SIGINT)
-    assert await client.wait() == 130
+    client = await command_line.interrupted("up", "--json", at="training · step")
+    assert (client.code, client.document["state"]) == (130, "stopped"), client.err
+    assert [Path(path).suffix for path in client.document["checkpoints"]] == [".pt"]
     assert (await command_line.run("status", "--json")).document["runs"] == []
     assert command_line.processes_left() == []
 

@@ -8,7 +8,7 @@ import pytest
 
 from trainer.listening import dialled_locally, listen_on
 
-NOBODYS = "192.0.2.1"
+NOBODYS = "203.0.113.1"
 """Kept for documentation (RFC 5737): no machine has it."""
 
 

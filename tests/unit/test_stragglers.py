@@ -1,0 +1,81 @@
+"""Hosts that are gone hold up nobody; hosts that are only slow are waited for while nobody is faster."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from hetero_tui.homecoming import grace_left
+from remote.errors import RemoteError
+from remote.stragglers import gather_soon
+
+
+async def _answer(event: asyncio.Event, answer: str) -> str:
+    await event.wait()
+    return answer
+
+
+async def _refuse() -> str:
+    raise RemoteError("no route to host", host="gone")
+
+
+async def test_one_that_never_answers_is_given_up_soon_after_the_first_answer() -> None:
+    never, now = asyncio.Event(), asyncio.Event()
+    now.set()
+    asked = {"silent": _answer(never, "?"), "quick": _answer(now, "here")}
+    async with asyncio.timeout(60):
+        answers, errors = await gather_soon(asked, patience=0.01)
+    assert answers == {"quick": "here"}
+    assert list(errors) == ["silent"]
+    assert "no answer though others had answered" in str(errors["silent"])
+
+
+async def test_a_refusal_is_no_sign_that_the_others_are_late() -> None:
+    event = asyncio.Event()
+    gathering = asyncio.create_task(gather_soon({"gone": _refuse(), "slow": _answer(event, "here")}, patience=0.0))
+    await asyncio.sleep(0.05)
+    assert not gathering.done(), "nobody has answered yet, so nobody is late"
+    event.set()
+    answers, errors = await gathering
+    assert answers == {"slow": "here"}
+    assert str(errors["gone"]) == "gone: no route to host"
+
+
+async def test_silence_everywhere_has_a_limit() -> None:
+    never = asyncio.Event()
+    async with asyncio.timeout(60):
+        answers, errors = await gather_soon({"a": _answer(never, "?")}, patience=30.0, at_most=0.01)
+    assert (answers, list(errors)) == ({}, ["a"])
+
+
+async def test_nobody_is_late_while_a_person_is_asked() -> None:
+    event, now, asking = asyncio.Event(), asyncio.Event(), [True]
+    now.set()
+    asked = {"unknown": _answer(event, "trusted"), "quick": _answer(now, "here")}
+    gathering = asyncio.create_task(gather_soon(asked, patience=0.01, is_held_up=lambda: asking[0]))
+    await asyncio.sleep(0.5)
+    assert not gathering.done()
+    event.set()
+    answers, errors = await gathering
+    assert (set(answers), errors) == ({"unknown", "quick"}, {})
+
+
+async def test_whoever_is_cancelled_cancels_what_was_asked() -> None:
+    never = asyncio.Event()
+    one = asyncio.create_task(_answer(never, "?"))
+    gathering = asyncio.create_task(gather_soon({"a": _wait_for(one)}, patience=1.0))
+    await asyncio.sleep(0)
+    gathering.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await gathering
+    assert one.cancelled()
+
+
+async def _wait_for(task: asyncio.Task[str]) -> str:
+    return await task
+
+
+@pytest.mark.parametrize(("elapsed", "grace"), [(0.0, 10.0), (3.0, 7.0), (5.0, 5.0), (60.0, 5.0)])
+def test_the_way_to_the_hosts_shortens_the_grace_but_leaves_half(elapsed: float, grace: float) -> None:
+    assert grace_left(10.0, elapsed) == grace
