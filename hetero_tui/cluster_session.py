@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from hetero_tui.adoption import open_or_adopt
 from hetero_tui.code_sending import send_code
 from hetero_tui.following import Following, catch_up
 from hetero_tui.homecoming import Homecoming
@@ -321,9 +322,10 @@ class ClusterSession:
         """Take over a run: its past from this machine's folder, what is missing from the hosts.
 
         Raises:
-            RunDirError: the run was not started from this machine and no plan of it is stored here.
+            RunDirError: nothing of the run is stored here, and the hosts do not run it as this inventory would.
+            RemoteError: nothing is stored here, and a host cannot be asked.
         """
-        run_dir = RunDir.open(self._experiments, self._inventory.cluster.name, run_id)
+        run_dir = await open_or_adopt(self._inventory, self._experiments, run_id, self)
         plan = run_dir.read_plan()
         store = self._begin(plan, run_dir)
         with store.replaying():

@@ -104,8 +104,8 @@ def overlays(host: RigHost) -> list[str]:
 
 def reachable_outside(host: RigHost) -> list[str]:
     """Return what listens on a host, except for SSH, where others than the machine itself and its overlay reach it."""
-    (interface,) = overlays(host)
-    shown = host.run("ip", "-o", "-4", "address", "show", "dev", f"hetero-{interface.strip()}").stdout
+    (interface,) = (name for name in host.run("ls", "/sys/class/net").stdout.split() if name.startswith("hetero-"))
+    shown = host.run("ip", "-o", "-4", "address", "show", "dev", interface).stdout
     inside = shown.split(" inet ")[1].split("/")[0]
     listening = [line.split()[3] for line in host.run("ss", "-Hltn").stdout.splitlines()]
     assert any(each.startswith(f"{inside}:") for each in listening), f"nothing trains on {inside}: {listening}"

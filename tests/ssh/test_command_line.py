@@ -19,6 +19,8 @@ import pytest
 
 from hetero_tui.json_documents import DOCUMENTS, validate
 from remote.embedded import EmbeddedCluster, EmbeddedHost, embedded_hosts
+from remote.run_dir import RunDir
+from tests.rig.chaos.invariants import sequences_without_gap
 from tests.ssh.checking import free_port
 from tests.ssh.spying import files_holding, holding, watched
 
@@ -268,6 +270,15 @@ async def test_a_killed_client_leaves_training_and_another_reattaches(command_li
     watching = await command_line.interrupted("watch", "--json", at="training · step")
     assert (watching.code, watching.document["state"]) == (130, "training")
     assert f"interrupted: run {watching.document['run']} goes on" in watching.err
+    kept = command_line.folder / "experiments"
+    kept.rename(command_line.folder / "elsewhere")
+    anew = await command_line.interrupted("watch", "--json", at="training · step")
+    assert (anew.code, anew.document["state"], anew.document["run"]) == (130, "training", watching.document["run"])
+    lines: dict[str, list[str]] = {name: [] for name in SPEEDS}
+    for line in RunDir.open(kept, "test", anew.document["run"]).lines():
+        lines[line.host].append(line.text)
+    assert all(lines.values())
+    assert [sequences_without_gap(*each) for each in lines.items()] == [[], [], []], "the past came from the hosts"
     reading, writing = os.pipe()
     os.close(reading)
     reader = await command_line.start("logs", "--follow", stdout=writing)
