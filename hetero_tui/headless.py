@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import math
 import sys
 import time
 from collections.abc import AsyncIterator, Collection, Mapping
@@ -326,12 +327,13 @@ async def logs(
 
 async def stop(cluster: Path, *, run: str, as_json: bool, discard: bool, experiments: Path) -> int:
     """End one run everywhere, bring its results home and remove it there; ``discard`` gives the results up."""
-    async with _session(cluster, experiments) as session:
-        found = await session.find_runs()
+    asked_at = time.monotonic()
+    async with _session(cluster, experiments, is_ending=True) as session:
+        found = () if run else await session.find_runs()
         run_id = run or (found[-1].run_id if found else "")
         checkpoints: list[str] = []
         if run_id:
-            home = await session.stop_run(run_id, say_progress, discard=discard)
+            home = await session.stop_run(run_id, say_progress, discard=discard, asked_at=asked_at)
             checkpoints = [str(each.path) for found_there in home.fetched.values() for each in found_there.checkpoints]
         else:
             session.require_all_connected()
@@ -364,12 +366,15 @@ async def _session(
     experiments: Path = Path("experiments"),
     without: Collection[str] = (),
     metrics: int | None = None,
+    *,
+    is_ending: bool = False,
 ) -> AsyncIterator[ClusterSession]:
+    """Give a connected session. With ``is_ending`` hosts that answer are not kept waiting for those that do not."""
     inventory = without_hosts(load_inventory(cluster), without)
     session = ClusterSession(inventory, inventory_text=cluster.read_text("utf-8"), experiments=experiments)
     try:
         async with metrics_server(session, metrics, simulated=session.simulated):
-            await session.connect(ask_host_key)
+            await session.connect(ask_host_key, patience=inventory.limits.no_contact_seconds if is_ending else math.inf)
             yield session
     finally:
         await session.close()
