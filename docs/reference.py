@@ -25,7 +25,7 @@ def commands_page() -> str:
     """Return every command with its options, as the command line itself tells them."""
     with patch.object(sys, "argv", ["hetero-tui"]):  # its usage lines name the running program
         text = app.generate_docs(output_format="markdown")
-    body = re.sub(r"## Table of Contents\n.*?(?=\*\*Commands)", "", text, count=1, flags=re.DOTALL)
+    body = re.sub(r"## Table of Contents\n.*?(?=^\*\*)", "", text, count=1, flags=re.DOTALL | re.MULTILINE)
     return body.replace("# hetero-tui\n", f"# Commands\n\n{_GENERATED}", 1).rstrip() + "\n"
 
 

@@ -29,6 +29,8 @@ def exclude(
 
     At a terminal it says what that costs and asks. Exits 0 when the host computes nothing any more, or was excluded
     already; 1 when that was refused or nobody said so in time; 2 when there is no such host or run.
+
+    Example: `hetero-tui exclude cluster.toml laptop --yes`
     """
     return _change("exclude", cluster, host, run, timeout, experiments, as_json=json, yes=yes)
 
@@ -43,7 +45,10 @@ def admit(
     json: AsJson = False,
     experiments: Experiments = DEFAULT_EXPERIMENTS,
 ) -> int:
-    """Let a host that was excluded have a share again, from the next step on. Nothing is asked."""
+    """Let a host that was excluded have a share again, from the next step on. Nothing is asked.
+
+    Example: `hetero-tui admit cluster.toml laptop`
+    """
     return _change("admit", cluster, host, run, timeout, experiments, as_json=json, yes=True)
 
 
@@ -63,7 +68,8 @@ def _change(
     return run_coroutine(
         exclusion_command.change(
             command, cluster, host, run=run, timeout=timeout, experiments=experiments, as_json=as_json, yes=yes
-        )
+        ),
+        "what was sent may still take effect after the present step; see hetero-tui watch",
     )
 
 

@@ -21,7 +21,10 @@ def doctor(
     json: AsJson = False,
     experiments: Experiments = DEFAULT_EXPERIMENTS,
 ) -> int:
-    """Collect what belongs into a bug report: versions, hosts, checks, engines, the last errors. No secrets."""
+    """Collect what belongs into a bug report: versions, hosts, checks, engines, the last errors. No secrets.
+
+    Example: `hetero-tui doctor cluster.toml --report doctor.md --redact`
+    """
     from hetero_tui import doctor as doctor_command
 
     return run_coroutine(

@@ -9,8 +9,10 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from hetero_tui import exit_codes
+from hetero_tui.output import say
 
-ClusterFile = Annotated[Path, Parameter(name="cluster", help="Your cluster.toml.")]
+ClusterFile = Annotated[Path, Parameter(name="cluster", help="Your file of machines.")]
+DEFAULT_CLUSTER = Path("cluster.toml")
 AsJson = Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON document on standard output.")]
 Experiments = Annotated[Path, Parameter(help="Folder on this machine where runs are kept.")]
 Resume = Annotated[
@@ -49,11 +51,18 @@ def metrics_port(given: list[int] | None) -> int | None:
     return None if given is None else given[0] if given else DEFAULT_METRICS_PORT
 
 
-def run_coroutine(command: Coroutine[Any, Any, int]) -> int:
-    """Run a command to its exit code; interrupted, it has ended what it began."""
+def run_coroutine(command: Coroutine[Any, Any, int], interrupted: str = "") -> int:
+    """Run a command to its exit code. Interrupted, it has ended what it began; ``interrupted`` says what goes on."""
     import asyncio  # a fifth of what --help waits for, without it
 
     try:
         return asyncio.run(command)
     except KeyboardInterrupt:
+        if interrupted:
+            say(f"interrupted: {interrupted}")
         return exit_codes.INTERRUPTED
+
+
+def shown_default(value: object) -> str | None:
+    """Return what the help says of a default: nothing of those that go without saying."""
+    return None if value in (False, "", None) else str(value)

@@ -12,7 +12,10 @@ from hetero_tui.cli_options import DEFAULT_EXPERIMENTS, Ascii, AsJson, Experimen
 
 
 def runs(*, json: AsJson = False, experiments: Experiments = DEFAULT_EXPERIMENTS) -> int:
-    """List the runs kept on this machine: when, which cluster, how they ended, how large their recording is."""
+    """List the runs kept on this machine: when, which cluster, how they ended, how large their recording is.
+
+    Example: `hetero-tui runs --json | jq -r '.runs[].run'`
+    """
     from hetero_tui import runs_command
 
     return runs_command.run(experiments, as_json=json)
@@ -33,7 +36,10 @@ def replay(
     ascii: Ascii = False,
     experiments: Experiments = DEFAULT_EXPERIMENTS,
 ) -> int:
-    """Open a recorded run in the monitor. Space pauses, [ and ] go back and on, < and > change the speed."""
+    """Open a recorded run in the monitor. Space pauses, [ and ] go back and on, < and > change the speed.
+
+    Example: `hetero-tui replay latest --speed 4 --from 100`
+    """
     from hetero_tui import replay_command
 
     return replay_command.run(
@@ -53,7 +59,10 @@ def report(
     json: AsJson = False,
     experiments: Experiments = DEFAULT_EXPERIMENTS,
 ) -> int:
-    """Write one HTML page and one Markdown file about a run; several runs are compared with the first as baseline."""
+    """Write one HTML page and one Markdown file about a run; several runs are compared with the first as baseline.
+
+    Example: `hetero-tui report 20260101 20260102 --output comparison`
+    """
     from hetero_tui import report_command
 
     return report_command.run(run or ("latest",), experiments=experiments, output=output, as_json=json)

@@ -8,7 +8,7 @@ from typing import Annotated, Final, Literal
 from cyclopts import Parameter
 
 from hetero_tui import exit_codes
-from hetero_tui.cli_options import AsJson, ClusterFile, run_coroutine
+from hetero_tui.cli_options import DEFAULT_CLUSTER, AsJson, ClusterFile, run_coroutine
 
 
 def schema(
@@ -17,7 +17,10 @@ def schema(
         bool, Parameter(negative="", help="The documents that --json prints, instead of cluster.toml.")
     ] = False,
 ) -> int:
-    """Print the JSON schema of cluster.toml for editors, or of what the commands print for programs."""
+    """Print the JSON schema of cluster.toml for editors, or of what the commands print for programs.
+
+    Example: `hetero-tui schema > cluster.schema.json`
+    """
     if output:
         from hetero_tui.json_documents import output_schema
 
@@ -44,18 +47,22 @@ def init(
     no_local: Annotated[bool, Parameter(name="--no-local", negative="", help="Leave this machine out.")] = False,
     json: AsJson = False,
 ) -> int:
-    """Find machines in ~/.ssh/config, try them all, ask which take part, and write a commented cluster.toml."""
+    """Find machines in ~/.ssh/config, try them all, ask which take part, and write a commented cluster.toml.
+
+    Example: `hetero-tui init --yes --host desk --host laptop`
+    """
     from hetero_tui import init_command
 
     return run_coroutine(
         init_command.run(
             output, name=name, wanted=tuple(host or ()), yes=yes, force=force, no_local=no_local, as_json=json
-        )
+        ),
+        "no file was written",
     )
 
 
 def data(
-    cluster: ClusterFile,
+    cluster: ClusterFile = DEFAULT_CLUSTER,
     /,
     *,
     bring: Annotated[bool, Parameter(negative="", help="Bring hosts what they lack.")] = False,
@@ -68,10 +75,15 @@ def data(
     """Compare every host's `data_dir` with the master's. Nothing is moved without --bring; nothing is ever removed.
 
     Exits 0 only when all are the same. Interrupted, it goes on the next time where it stopped.
+
+    Example: `hetero-tui data cluster.toml --bring`
     """
     from hetero_tui import data_command
 
-    return run_coroutine(data_command.run(cluster, bring=bring, contents=contents, as_json=json))
+    return run_coroutine(
+        data_command.run(cluster, bring=bring, contents=contents, as_json=json),
+        "what has arrived stays, and the next time only the rest is brought",
+    )
 
 
 def serve(
@@ -92,6 +104,8 @@ def serve(
 
     Needs the extra `serve`: pip install 'hetero-tui[serve]'. Options of the app go behind `--`:
     `hetero-tui serve -- cluster.toml --readonly`.
+
+    Example: `hetero-tui serve cluster.toml --port 8080`
     """
     from hetero_tui import serve_command
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from hetero_tui import data_report, exit_codes, headless
 from hetero_tui.cluster_session import ClusterSession
 from hetero_tui.image_report import size_text
+from hetero_tui.output import print_json, say
 from remote.errors import RemoteError
 from remote.inventory import load_inventory
 
@@ -29,15 +30,15 @@ async def _run(session: ClusterSession, *, bring: bool, contents: bool, as_json:
     state = await preflight.look_at_data(contents=contents)
     failures: Mapping[str, RemoteError] = {}
     if bring:
-        headless.say(data_report.data_text(*names, state))
+        say(data_report.data_text(*names, state))
         failures = await preflight.bring_data(state, _Ticker())
         for error in failures.values():
-            headless.say(str(error))
+            say(str(error))
         state = await preflight.look_at_data(contents=contents)
     if as_json:
         told = {name: error.message for name, error in failures.items()}
         document = data_report.data_document(*names, state, told, brought=bring)
-        headless.print_json(document)
+        print_json(document)
     else:
         print(data_report.data_text(*names, state))
         if state.to_bring and not bring:
@@ -55,4 +56,4 @@ class _Ticker:
         tenth = 10 * arrived // total if total else 10
         if self._tenths.get(host) != tenth:
             self._tenths[host] = tenth
-            headless.say(f"{host} has {size_text(arrived)} of {size_text(total)}")
+            say(f"{host} has {size_text(arrived)} of {size_text(total)}")

@@ -18,7 +18,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Final
 
-from hetero_tui import exit_codes, headless
+from hetero_tui import exit_codes, headless, run_to_end
 from hetero_tui.cluster_session import ClusterSession
 from hetero_tui.metrics import metrics_server
 from remote.embedded import EmbeddedCluster, EmbeddedHost, embedded_hosts
@@ -48,11 +48,15 @@ def run(*, without_screen: bool, as_json: bool, ascii_only: bool, experiments: P
 
 async def _headless(experiments: Path, metrics: int | None, *, as_json: bool) -> int:
     async with demo_session(experiments, epochs=HEADLESS_EPOCHS, samples=HEADLESS_SAMPLES) as session:
-        await session.connect(headless.ask_host_key)
-        if not await headless.run_checklist(session):
-            return headless.refuse(session, as_json=as_json)
+        try:
+            await session.connect(headless.ask_host_key)
+            if not await headless.run_checklist(session):
+                return headless.refuse(session, as_json=as_json)
+        except asyncio.CancelledError:
+            run_to_end.print_not_begun(as_json=as_json)
+            raise
         async with metrics_server(session, metrics, simulated=True):
-            return await headless.launch_and_follow(session, as_json=as_json)
+            return await run_to_end.launch_and_follow(session, as_json=as_json)
 
 
 async def _on_screen(experiments: Path, metrics: int | None, *, ascii_only: bool) -> int:

@@ -20,6 +20,7 @@ from hetero_tui.cluster_session import ClusterSession
 from hetero_tui.diagnosis import without_host
 from hetero_tui.exclusion import cost_text, excluded_hosts, exclusion_message, refusal, refusal_told
 from hetero_tui.formats import rate
+from hetero_tui.output import print_json, say
 from hetero_tui.sanitize import clean
 from hetero_tui.store import Store
 from hetero_tui.views import SharesRecord
@@ -78,7 +79,7 @@ async def change(
     finally:
         await session.close()
     if as_json:
-        headless.print_json(_document(session, command, host, outcome))
+        print_json(_document(session, command, host, outcome))
     else:
         print(_text(command, host, outcome))
     return exit_codes.OK
@@ -166,7 +167,7 @@ async def _bring_about(
     try:
         await session.control(exclusion_message(command, host))
     except RemoteError as error:
-        headless.say(str(error))  # the ranks tell each other: one host that got it is enough
+        say(str(error))  # the ranks tell each other: one host that got it is enough
     no_answer = NotDone(
         f"the ranks did not say in time that they {command} {host}",
         next_step="the message is on its way and takes effect after the present step; see hetero-tui watch",
@@ -193,7 +194,7 @@ async def _accepted_cost(store: Store, host: str, *, ask: bool) -> float | None:
     views = store.rank_views()
     if reason := refusal(views, host):
         raise NotDone(reason)
-    headless.say(cost_text(views, store.cluster_view(), host))
+    say(cost_text(views, store.cluster_view(), host))
     found = without_host(views, store.cluster_view(), host)
     if ask and not await headless.confirmed(f"Exclude {host}?"):
         raise NotDone("nothing was changed")

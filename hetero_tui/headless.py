@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 import math
 import sys
 import time
 from collections.abc import AsyncIterator, Collection, Mapping
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from hetero_tui import exit_codes, image_report, prediction_report, report, restart
+from hetero_tui import exit_codes, image_report, prediction_report, report, restart, run_to_end
 from hetero_tui.cluster_session import ClusterSession
 from hetero_tui.metrics import metrics_server
+from hetero_tui.output import print_json, say
+from hetero_tui.run_to_end import say_progress
 from hetero_tui.sanitize import clean
-from hetero_tui.session import LaunchProgress
-from hetero_tui.store import Store
 from hetero_tui.views import RunState
 from remote.checks.model import CheckResult, Verdict
 from remote.checks.run import summarize
@@ -28,7 +27,7 @@ from remote.images.model import ImageProgress
 from remote.inventory import load_inventory
 from remote.plan import plan_to_json, render_plan
 from remote.resume import without_hosts
-from remote.run_end import not_home
+from remote.run_end import stored_run
 from remote.runtime import State
 
 
@@ -108,27 +107,37 @@ async def up(
     in ``without`` are left out. On the port ``metrics``, figures are served to this machine.
     """
     attempt = 0
-    while True:
-        async with _session(cluster, experiments, without, metrics) as session:
-            limits = session.inventory.limits
-            if resume is not None:
-                say((await asyncio.to_thread(session.resume, resume)).note)
-            if skip_checks:
-                await session.read_facts()
-            elif not (await run_checklist(session) or await _bring_and_check(session)):
-                return refuse(session, as_json=as_json)
-            may_restart = attempt < limits.restarts
-            code = await launch_and_follow(session, as_json=as_json, detach=detach, may_restart=may_restart)
-            has_failed = not detach and session.store.cluster_view().state is RunState.FAILED
-            if not has_failed or attempt >= limits.restarts:
-                return code
-            without = {*without, *restart.gone(session.hosts.values())}
-            resume = "" if session.checkpoints or session.inventory.training.checkpoint_dir else resume
-        wait = restart.wait_before(limits, attempt)
-        attempt, skip_checks = attempt + 1, True
-        left_out = f" without {', '.join(sorted(without))}" if without else ""
-        say(f"the run failed; restart {attempt} of {limits.restarts}{left_out} in {wait:g} s")
-        await asyncio.sleep(wait)
+    is_begun = False
+    try:
+        while True:
+            async with _session(cluster, experiments, without, metrics) as session:
+                limits = session.inventory.limits
+                if resume is not None:
+                    say((await asyncio.to_thread(session.resume, resume)).note)
+                if skip_checks:
+                    await session.read_facts()
+                elif not (await run_checklist(session) or await _bring_and_check(session)):
+                    return refuse(session, as_json=as_json)
+                is_begun = True  # from here on an interruption is told by who launches
+                may_restart = attempt < limits.restarts
+                code = await run_to_end.launch_and_follow(
+                    session, as_json=as_json, detach=detach, may_restart=may_restart
+                )
+                has_failed = not detach and session.store.cluster_view().state is RunState.FAILED
+                if not has_failed or attempt >= limits.restarts:
+                    return code
+                without = {*without, *restart.gone(session.hosts.values())}
+                resume = "" if session.checkpoints or session.inventory.training.checkpoint_dir else resume
+            is_begun = False
+            wait = restart.wait_before(limits, attempt)
+            attempt, skip_checks = attempt + 1, True
+            left_out = f" without {', '.join(sorted(without))}" if without else ""
+            say(f"the run failed; restart {attempt} of {limits.restarts}{left_out} in {wait:g} s")
+            await asyncio.sleep(wait)
+    except asyncio.CancelledError:
+        if not is_begun:
+            run_to_end.print_not_begun(as_json=as_json)
+        raise
 
 
 async def _bring_and_check(session: ClusterSession) -> bool:
@@ -211,93 +220,12 @@ def refuse(session: ClusterSession, *, as_json: bool = False) -> int:
     return exit_codes.FAILED
 
 
-async def launch_and_follow(
-    session: ClusterSession, *, as_json: bool, detach: bool = False, may_restart: bool = False
-) -> int:
-    """Launch the session's plan. Interrupted, it stops the run; detached, it returns once training has started.
-
-    With ``may_restart`` a failed run is not the end, and its result no document on standard output.
-    """
-    try:
-        await session.launch(say_progress)
-        say(f"run {session.run_id} · kept in {session.run_folder}")
-        if detach:
-            say("hetero-tui watch follows it; watch or stop brings its results home when it has ended")
-            if as_json:
-                print_json({"schema": report.SCHEMA, "run": session.run_id})
-            return exit_codes.OK
-        return await follow(session, as_json=as_json, may_restart=may_restart)
-    except asyncio.CancelledError:
-        if session.run_id:
-            say(f"interrupted: stopping run {session.run_id} on every host and bringing its results home")
-            await session.stop(say_progress)
-        raise
-
-
-async def follow(
-    session: ClusterSession,
-    *,
-    as_json: bool,
-    well: Collection[RunState] = (RunState.FINISHED,),
-    may_restart: bool = False,
-) -> int:
-    """Follow the run to its end with a progress line a few times a second, and print the result.
-
-    ``well`` are the states at the end with which the command has done what it was asked for. With ``may_restart``
-    the result of a failed run is told on standard error: the one document is that of the last run.
-    """
-    async with asyncio.TaskGroup() as tasks:
-        ticker = tasks.create_task(_tick(session))
-        await session.follow(say_progress)
-        ticker.cancel()
-    states = await session.run_states()
-    document = report.result_document(
-        session.run_id, session.store, states, simulated=session.simulated, folder=str(session.run_folder or "")
-    )
-    document["checkpoints"] = [str(path) for path in session.checkpoints]
-    document["kept_on_hosts"] = dict(session.kept)
-    document["prediction"] = prediction_report.compared(session.run_folder, document["samples_per_second"])
-    if as_json and may_restart and document["state"] == RunState.FAILED:
-        say(report.result_text(document))
-    elif as_json:
-        print_json(document)
-    else:
-        print(report.result_text(document))
-    if session.kept:
-        say(str(not_home(session.run_id, session.kept)))
-    return exit_codes.OK if document["state"] in well and not session.kept else exit_codes.FAILED
-
-
-async def _tick(session: ClusterSession) -> None:
-    """Tell errors and warnings soon after they happen, and how far the run is every two seconds."""
-    last = ""
-    told = session.store.events.next
-    for beat in itertools.count(1):
-        await asyncio.sleep(0.5)
-        told = _say_troubles(session.store, told)
-        line = report.progress_line(session.store)
-        if beat % 4 == 0 and line != last:
-            say(line)
-            last = line
-
-
-def _say_troubles(store: Store, told: int) -> int:
-    """Tell the errors and warnings from number ``told`` on, and return the number of the next."""
-    for number in range(max(told, store.events.first), store.events.next):
-        record = store.events[number]
-        if record.level in ("error", "warning"):
-            where = f"{record.host}: " if record.host else ""
-            rank = f"rank {record.rank} " if record.rank >= 0 else ""
-            say(f"{where}{rank}{record.level}: {record.text}")
-    return store.events.next
-
-
 async def watch(cluster: Path, *, run: str, as_json: bool, experiments: Path, metrics: int | None = None) -> int:
     """Reattach to a run. Who only looks on has not failed when somebody stops the run: only a failed run exits 1."""
     async with _session(cluster, experiments, metrics=metrics) as session:
         await session.attach(run or await _newest(session))
         say(f"attached to run {session.run_id}")
-        return await follow(session, as_json=as_json, well=(RunState.FINISHED, RunState.STOPPED))
+        return await run_to_end.watch(session, as_json=as_json)
 
 
 async def status(cluster: Path, *, as_json: bool) -> int:
@@ -318,11 +246,35 @@ async def logs(
     """Print the output of all ranks; with ``as_json`` one document a line."""
     async with _session(cluster, experiments) as session:
         run_id = run or await _newest(session)
-        async for line in session.log_lines(run_id, go_on=follow):
-            if rank is None or line.rank == rank:
-                text = json.dumps(report.log_document(line)) if as_json else report.log_text(line)
-                print(text, flush=follow)
+        ranks: set[int] = set()
+        async with aclosing(session.log_lines(run_id, go_on=follow)) as lines:
+            async for line in lines:
+                ranks.add(line.rank)
+                if rank is None or line.rank == rank:
+                    text = json.dumps(report.log_document(line)) if as_json else report.log_text(line)
+                    print(text, flush=follow)
+        stored = stored_run(experiments, session.inventory.cluster.name, run_id)
+        if not ranks and stored is None and run_id not in {found.run_id for found in await session.find_runs()}:
+            raise _unknown_run(run_id)
+        planned = [each.rank for host in stored.read_plan().hosts for each in host.ranks] if stored else []
+        _require_rank(run_id, rank, ranks.union(planned))
         return exit_codes.OK
+
+
+def _unknown_run(run_id: str) -> UserError:
+    said = f"no run {run_id!r} was found on these hosts or this machine"
+    return UserError(said, next_step="`hetero-tui status` shows those on the hosts, `hetero-tui runs` those kept here")
+
+
+def _require_rank(run_id: str, rank: int | None, ranks: Collection[int]) -> None:
+    """Tell a rank that does not exist from one that has printed nothing.
+
+    Raises:
+        UserError: the run has others, and not this one.
+    """
+    if rank is not None and ranks and rank not in ranks:
+        named = ", ".join(str(each) for each in sorted(ranks) if each >= 0)
+        raise UserError(f"run {run_id} has no rank {rank}", next_step=f"it has {named}")
 
 
 async def stop(cluster: Path, *, run: str, as_json: bool, discard: bool, experiments: Path) -> int:
@@ -333,7 +285,10 @@ async def stop(cluster: Path, *, run: str, as_json: bool, discard: bool, experim
         run_id = run or (found[-1].run_id if found else "")
         checkpoints: list[str] = []
         if run_id:
+            is_kept = stored_run(experiments, session.inventory.cluster.name, run_id) is not None
             home = await session.stop_run(run_id, say_progress, discard=discard, asked_at=asked_at)
+            if not is_kept and all(state.state is State.MISSING for state in home.states.values()):
+                raise _unknown_run(run_id)
             checkpoints = [str(each.path) for found_there in home.fetched.values() for each in found_there.checkpoints]
         else:
             session.require_all_connected()
@@ -391,19 +346,3 @@ async def confirmed(question: str) -> bool:
     print(f"{question} [yes/no] ", end="", file=sys.stderr, flush=True)
     answer: str = await asyncio.to_thread(sys.stdin.readline)
     return answer.strip().lower() == "yes"
-
-
-def say_progress(progress: LaunchProgress) -> None:
-    """Tell on standard error what a host is doing."""
-    detail = f": {progress.detail}" if progress.detail else ""
-    say(f"{progress.host} {progress.phase}{detail}")
-
-
-def say(text: str) -> None:
-    """Tell a person on standard error; standard output is left to results."""
-    print(text, file=sys.stderr, flush=True)
-
-
-def print_json(document: Any) -> None:
-    """Print a command's result for programs."""
-    print(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))

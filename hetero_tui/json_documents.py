@@ -55,6 +55,15 @@ class Check(TypedDict):
     prediction: dict[str, Any]
 
 
+class Interrupted(TypedDict):
+    """``up`` and ``demo`` that are interrupted before there is a run; once there is one they print its result."""
+
+    schema: int
+    run: str
+    state: Literal["interrupted"]
+    detail: str
+
+
 class Refused(TypedDict):
     """``up`` and ``demo`` that start nothing because checks fail: the checklist, with ``ok`` false."""
 
@@ -368,9 +377,9 @@ DOCUMENTS: Final[dict[str, tuple[type[Any], ...]]] = {
     "images ls": (ImageList,),
     "images rm": (ImageList,),
     "data": (Data,),
-    "up": (Result, Started, Refused),
+    "up": (Result, Started, Refused, Interrupted),
     "watch": (Result,),
-    "demo": (Result, Refused),
+    "demo": (Result, Refused, Interrupted),
     "status": (Status,),
     "logs": (LogLine,),
     "stop": (Stopped,),
@@ -418,11 +427,13 @@ def page() -> str:
         "",
         "These commands take `--json`: one document on standard output, at the end, also when `up` restarts a run that",
         "failed; progress, warnings and questions go to standard error. `logs` and `replay` print one document a line.",
-        "A command that cannot do its work leaves standard output empty and says why on standard error.",
+        "A command that cannot do its work leaves standard output empty and says why on standard error. Interrupted,",
+        "`up`, `demo` and `watch` print theirs all the same, with the state in which the run is then.",
         "`schema` is the version: in the same version keys may be added, none",
         f"changes its meaning or goes. This is version {SCHEMA}. `hetero-tui schema --output` prints JSON Schema.",
         "",
         "Exit codes: 0 all well · 1 something failed · 2 a mistake in the call or in cluster.toml · 130 interrupted.",
+        "A document that could not be written to its end is no success: 1, unless its reader had enough (`head`).",
         "`up` exits 0 only when training finished; `watch` also when somebody stopped the run on purpose.",
         "",
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from typing import Final
 
 from hetero_tui.ingest import Ingest
@@ -44,7 +44,7 @@ async def merged_log(
     run_id: str,
     *,
     go_on: bool,
-) -> AsyncIterator[LogRecord]:
+) -> AsyncGenerator[LogRecord, None]:
     """Yield the output of all ranks of a run from its beginning, merged as it arrives.
 
     Args:
@@ -85,3 +85,4 @@ async def merged_log(
         await readers
     finally:
         readers.cancel()
+        await asyncio.gather(readers, return_exceptions=True)  # no reader outlives the one it reads for

@@ -20,7 +20,7 @@ from remote.inventory_secrets import WHERE_SECRETS_BELONG, secret_keys, secret_l
 
 _MAX_DEPTH: Final = 32
 _MAX_BYTES: Final = 1 << 20
-_START_HERE: Final = "start from one of the files in configs/"
+_START_HERE: Final = "`hetero-tui init` writes one, configs/ has examples, `hetero-tui demo` needs none"
 
 
 def load_inventory(path: Path) -> Inventory:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,48 @@ from pathlib import Path
 import pytest
 
 from hetero_tui import __version__
+from hetero_tui.cli import app
+
+
+def in_shell(line: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a line in which ``hetero-tui`` stands for this program."""
+    function = f'hetero-tui() {{ {shlex.quote(sys.executable)} -m hetero_tui "$@"; }}; set -o pipefail; '
+    return subprocess.run(
+        ["bash", "--norc", "-c", function + line],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        cwd=cwd,
+        env={**os.environ, "NO_COLOR": "1", **environment},
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "said"),
+    [
+        ("hetero-tui --help | true", 0, ""),
+        ("hetero-tui schema | true", 0, ""),
+        ("hetero-tui runs --json | true", 0, ""),
+        ("hetero-tui schema > /dev/full", 1, "standard output cannot be written: No space left on device\n"),
+        ("hetero-tui runs --json > /dev/full", 1, "standard output cannot be written: No space left on device\n"),
+        ("hetero-tui runs --json >&-", 0, "standard output is closed: what this command prints goes nowhere\n"),
+        ("hetero-tui no-such-file.toml 2>&-", 2, ""),
+        ("hetero-tui no-such-file.toml 2> /dev/full", 2, ""),
+    ],
+)
+def test_output_that_nobody_takes_ends_in_no_traceback(line: str, code: int, said: str, tmp_path: Path) -> None:
+    answer = in_shell(line, tmp_path)
+    assert (answer.returncode, answer.stderr) == (code, said)
+
+
+def test_an_old_encoding_loses_no_word(tmp_path: Path) -> None:
+    shares = "hetero-tui shares --speeds 2,1 --global-batch 3"
+    latin = in_shell(f"{shares}; hetero-tui nö.toml", tmp_path, PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    assert latin.returncode == 2
+    assert "no such file" in latin.stderr
+    assert "Traceback" not in latin.stderr
 
 
 def hetero_tui(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -34,22 +78,46 @@ def test_version_is_the_package_version() -> None:
 
 COMMANDS = (
     *("", "check", "plan", "images", "up", "watch", "status", "logs", "stop", "demo", "schema", "init", "serve"),
-    *("data", "replay", "report", "runs", "completion"),
+    *(
+        "data",
+        "replay",
+        "report",
+        "runs",
+        "completion",
+        "exclude",
+        "admit",
+        "doctor",
+        "shares",
+        "images ls",
+        "images rm",
+    ),
 )
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_explains_itself(command: str) -> None:
-    answer = hetero_tui(*([command] if command else []), "--help")
-    assert answer.returncode == 0
-    assert "Usage: hetero-tui" in answer.stdout
+def test_every_command_explains_itself(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["hetero-tui"])
+    monkeypatch.setenv("COLUMNS", "200")
+    app([*command.split(), "--help"], exit_on_error=False, result_action="return_value")
+    shown = capsys.readouterr().out
+    assert f"Usage: hetero-tui {command}".rstrip() in shown
+    example = re.search(r"(?:Example|To try it): (.*)", shown)
+    assert command == "" or example is not None
+    if command not in ("", "completion") and example is not None:
+        words = shlex.split(re.split(r" [|>] ", example[1])[0])
+        assert words[: 1 + len(command.split())] == ["hetero-tui", *command.split()]
+        app.parse_args(words[1:], exit_on_error=False, print_error=False)
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "cluster"),
-        (["check"], "cluster"),
+        ([], "cluster.toml: no such file\n  → `hetero-tui init` writes one"),
+        (["check"], "cluster.toml: no such file"),
+        (["chekc"], "'chekc' is no command and no file\n  → did you mean check?"),
+        (["chekc", "cluster.toml"], "did you mean check?"),
         (["check", "cluster.toml", "--jsn"], "--json"),
         (["no-such-file.toml"], "no-such-file.toml"),
         (["check", "no-such-file.toml"], "no-such-file.toml"),
