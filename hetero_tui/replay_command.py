@@ -95,7 +95,9 @@ def line_document(record: Mapping[str, Any], at: float) -> dict[str, Any]:
     head: dict[str, Any] = {"schema": report.SCHEMA, "at": at}
     line = stored_line(record)
     if line is None:
-        return head | {"kind": "did", "did": {key: value for key, value in record.items() if key != "at"}}
+        told = json.dumps({key: value for key, value in record.items() if key != "at"})
+        # JSON has no NaN and no infinity; Python writes and reads them.
+        return head | {"kind": "did", "did": json.loads(told, parse_constant=lambda _name: None)}
     try:
         event = decode(line.text)
     except EventError:

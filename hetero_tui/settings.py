@@ -62,14 +62,13 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
     """
     path = settings_path(environ)
     try:
-        content = tomllib.loads(path.read_text("utf-8"))
+        return _checked(path, tomllib.loads(path.read_text("utf-8")))
     except FileNotFoundError:
         return Settings(path)
     except RecursionError:
         raise UserError(f"{path} is nested too deep", next_step="mend it, or move it away") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UserError(f"{path} cannot be read: {error}", next_step="mend it, or move it away") from None
-    return _checked(path, content)
 
 
 def _checked(path: Path, content: Mapping[str, Any]) -> Settings:

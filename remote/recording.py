@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import struct
+import time
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -37,6 +39,8 @@ class _End:
     start: int
     """Offset of the last member; the file's end when all members are finished."""
     is_finished: bool
+    is_damaged: bool = False
+    """What follows is no beginning of a member that a crash cut short, but something else."""
 
 
 class RecordingFile:
@@ -59,7 +63,7 @@ class RecordingFile:
         except BlockingIOError:
             self._file.close()
             raise RecordingBusy(str(path)) from None
-        rescued = _mend(self._file)
+        rescued = _mend(self._file, path)
         self._file.seek(0, os.SEEK_END)
         self.append(rescued)
 
@@ -123,9 +127,11 @@ def _decompressed(file: BinaryIO) -> Iterator[bytes]:
     member = zlib.decompressobj(_GZIP)
     while chunk := file.read(_BLOCK):
         while chunk:
+            before = member.copy()
             try:
                 data = member.decompress(chunk, _BLOCK)
             except zlib.error:
+                yield _up_to_damage(before, chunk)
                 return
             if data:
                 yield data
@@ -135,10 +141,30 @@ def _decompressed(file: BinaryIO) -> Iterator[bytes]:
                 chunk = member.unconsumed_tail
 
 
-def _mend(file: BinaryIO) -> bytes:
+def _up_to_damage(member: zlib._Decompress, chunk: bytes) -> bytes:
+    """Return what can be read of a piece that is damaged somewhere: the whole piece at once would give nothing."""
+    content = bytearray()
+    try:
+        for at in range(len(chunk)):
+            content += member.decompress(chunk[at : at + 1])
+    except zlib.error:
+        pass  # here it is
+    return bytes(content)
+
+
+def _set_aside(file: BinaryIO, path: Path, start: int) -> None:
+    """Keep what follows damage in a file beside the recording: nobody can read it now, and it is not ours to lose."""
+    file.seek(start)
+    with path.with_name(f"{path.name}.damaged-{time.time_ns()}").open("xb") as beside:
+        shutil.copyfileobj(file, beside)
+
+
+def _mend(file: BinaryIO, path: Path) -> bytes:
     """Make the file end where a finished member does, and return the whole lines that this cuts off."""
     end = _find_end(file)
     size = file.seek(0, os.SEEK_END)
+    if end.is_damaged:
+        _set_aside(file, path, end.start)
     if end.is_finished:
         if end.start < size:
             file.truncate(end.start)
@@ -165,11 +191,13 @@ def _readable(raw: bytes) -> bytes:
     """Return the whole lines of an unfinished member."""
     member = zlib.decompressobj(_GZIP)
     content = bytearray()
-    try:
-        for at in range(0, len(raw), 512):
+    for at in range(0, len(raw), 512):
+        before = member.copy()
+        try:
             content += member.decompress(raw[at : at + 512])
-    except zlib.error:
-        pass  # what was read up to the damage counts
+        except zlib.error:
+            content += _up_to_damage(before, raw[at : at + 512])
+            break
     return bytes(content[: content.rfind(b"\n") + 1])
 
 
@@ -195,7 +223,7 @@ def _find_end(file: BinaryIO) -> _End:
                 member.decompress(chunk, _BLOCK)
             except zlib.error:
                 # Behind a finished member this is no recording; inside one, its good part can be kept.
-                return _End(start, is_finished=not _is_member(file, start))
+                return _End(start, is_finished=not _is_member(file, start), is_damaged=True)
             if member.eof:
                 start = position - len(member.unused_data)
                 chunk, member = member.unused_data, zlib.decompressobj(_GZIP)

@@ -7,8 +7,12 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from trainer.errors import UsageError
+
+MOST_RANKS: Final = 1 << 16
+"""A world beyond this is a mistake in a variable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,8 @@ def read_host(environment: Mapping[str, str] = os.environ) -> HostEnvironment:
     world_size = _integer(environment, "WORLD_SIZE", 1)
     local_world_size = _integer(environment, "LOCAL_WORLD_SIZE", world_size if world_size == 1 else 1)
     first_rank = _integer(environment, "RANK", 0)
+    if max(world_size, local_world_size, first_rank) > MOST_RANKS:
+        raise UsageError(f"WORLD_SIZE={world_size}: more than {MOST_RANKS} ranks are not possible")
     ranks = _integers(environment, "HETERO_RANKS") or tuple(range(first_rank, first_rank + local_world_size))
     if any(not 0 <= rank < world_size for rank in ranks):
         raise UsageError(f"ranks {ranks} do not fit WORLD_SIZE={world_size}")

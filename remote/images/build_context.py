@@ -60,8 +60,9 @@ def _expression(pattern: str) -> str:
     out, position = "", 0
     while position < len(pattern):
         rest = pattern[position:]
-        if rest.startswith("**/**/"):
-            position += 3  # says no more than the second alone, and is tried in every way to match
+        if rest.startswith(("**/**/", "***")):
+            # Says no more without its first part, and would be tried in every way to match.
+            position += 3 if rest.startswith("**/") else 1
         elif rest.startswith("**/"):
             out, position = out + "(?:.*/)?", position + 3
         elif rest.startswith("**"):
