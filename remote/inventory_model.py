@@ -168,7 +168,7 @@ class Limits(Model):
     launch_seconds: Seconds = 60.0
     """How long the ranks may take from the launch until all are ready."""
     stop_seconds: Annotated[float, Field(ge=1, le=600)] = 10.0
-    """How long the ranks may take to end by themselves when the run is stopped; then they are killed."""
+    """How long after the request to stop ranks that have not ended by themselves are killed; half of it is theirs."""
     restarts: Annotated[int, Field(ge=0, le=1000)] = 0
     """How often a failed run is started again from its newest checkpoint, without hosts that are gone."""
     restart_wait_seconds: Annotated[float, Field(ge=0, le=3600)] = 5.0

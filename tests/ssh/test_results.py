@@ -150,6 +150,37 @@ async def test_a_host_that_is_gone_does_not_keep_the_others_results(command_line
     assert [path.parts[-5] for path in run_folders(command_line)] == ["slow"]
 
 
+async def test_stop_ends_the_run_where_it_can_and_again_where_it_could_not(command_line: CommandLine) -> None:
+    """One host takes connections and then says nothing, as one that is frozen or behind a broken network does."""
+    command_line.write_cluster(epochs=4000)
+    client = await command_line.start("up", "--skip-checks")
+    await line_with(client.stderr, "training · step")
+    client.kill()
+    await client.wait()
+    cluster = command_line.folder / "cluster.toml"
+    text = cluster.read_text()
+    silent = await asyncio.start_server(_say_nothing, "127.0.0.1", 0)
+    slow = next(host for host in command_line.hosts.hosts if host.inventory_host().name == "slow").inventory_host()
+    cluster.write_text(text.replace(f"port = {slow.port}\n", f"port = {silent.sockets[0].getsockname()[1]}\n"))
+    stopped = await command_line.run("stop")
+    assert stopped.code == 1
+    assert "fast stopped" in stopped.err
+    assert "middle stopped" in stopped.err
+    assert "may still be alive on slow: no answer yet when it was given up" in stopped.err
+    assert [path.parts[-5] for path in run_folders(command_line)] == ["slow"]
+    silent.close()
+    cluster.write_text(text)
+    again = await command_line.run("stop")
+    assert again.code == 0, again.err
+    assert command_line.processes_left() == []
+    assert run_folders(command_line) == []
+
+
+async def _say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.read()
+    writer.close()
+
+
 async def test_what_cannot_be_brought_home_stays_until_it_is_given_up(command_line: CommandLine) -> None:
     """The disk of the master refuses: the run ends but stays on its host, and says what to do."""
     command_line.write_cluster(epochs=4000)

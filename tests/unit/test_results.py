@@ -164,6 +164,29 @@ async def test_two_who_end_the_same_run_do_not_trip_over_each_other(tmp_path: Pa
     assert reports.phases("gpu-box") == ["ending", "stopped"]
 
 
+@pytest.mark.parametrize("asked_for", ["inspect", "end", "stop"])
+async def test_a_frozen_host_is_named_and_holds_nobody_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked_for: str
+) -> None:
+    monkeypatch.setattr("remote.results.STATE_SECONDS", 0.05)
+    monkeypatch.setattr("remote.results.ANSWER_SECONDS", 0.05)
+
+    class Frozen(Host):
+        pass
+
+    async def hang(*_arguments: object, **_options: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(Frozen, asked_for, hang)
+    frozen, other = Frozen(FetchReport("frozen")), Host(FetchReport("gpu-box"))
+    hosts = {"frozen": frozen, "gpu-box": other}
+    async with asyncio.timeout(60):
+        home = await bring_home(RUN, hosts, tmp_path, Reports(), grace=0.05)  # type: ignore[arg-type]
+    assert other.asked == ["end", "fetch", "stop"]
+    assert list(home.unreachable) == ["frozen"]
+    assert " within 0 s" in home.unreachable["frozen"]
+
+
 async def test_discard_removes_without_fetching(tmp_path: Path) -> None:
     host = Host(ResultsError("never asked"))
     home, _ = await end_of(host, tmp_path, discard=True)

@@ -26,6 +26,8 @@ RECOVERY_SECONDS: Final = 240.0
 """Long, because a rank that starts again imports torch first, which a busy machine takes a minute for."""
 STOP_SECONDS: Final = 15.0
 """What a person is promised: every host has ended the run by then."""
+IDLE_SECONDS: Final = 2.0
+"""What ``stop`` takes where nothing runs, on a machine with nothing else to do; mostly the start of Python."""
 CLUSTER: Final = "rig"
 
 
@@ -219,6 +221,7 @@ class Chaos:
         seconds = time.monotonic() - began
         self.summary.slowest_stop = max(self.summary.slowest_stop, seconds)
         found = [] if stopped.returncode == 0 else [f"stop exited {stopped.returncode}: {stopped.stderr[-600:]}"]
+        found += self._slowness(seconds)
         if "Traceback" in stopped.stderr + self._client.log():
             found.append(f"a traceback: {stopped.stderr[-1500:]}{self._client.log()[-1500:]}")
         try:
@@ -233,6 +236,19 @@ class Chaos:
             found += sequences_without_gap(host, lines)
         found += _checkpoints_are_good(run)
         self._run = None
+        return found
+
+    def _slowness(self, seconds: float) -> list[str]:
+        """Hold a stop to its promise, less what all hosts and this program sharing one busy machine costs.
+
+        That is measured, not guessed: another stop has nothing to end, and takes so much longer than it should.
+        """
+        began = time.monotonic()
+        again = self._client.run("stop", timeout=120)
+        busy = max(0.0, time.monotonic() - began - IDLE_SECONDS)
+        found = [] if again.returncode == 0 else [f"stop again exited {again.returncode}: {again.stderr[-600:]}"]
+        if seconds > STOP_SECONDS + busy:
+            found.append(f"stop took {seconds:.1f} s, with {busy:.1f} s for a busy machine")
         return found
 
     def _client_ended(self) -> bool:
