@@ -8,7 +8,7 @@ from pathlib import Path
 from hetero_tui import data_report, exit_codes, headless
 from hetero_tui.cluster_session import ClusterSession
 from hetero_tui.image_report import size_text
-from hetero_tui.output import print_json, say
+from hetero_tui.output import print_json, say, show
 from remote.errors import RemoteError
 from remote.inventory import load_inventory
 
@@ -40,7 +40,7 @@ async def _run(session: ClusterSession, *, bring: bool, contents: bool, as_json:
         document = data_report.data_document(*names, state, told, brought=bring)
         print_json(document)
     else:
-        print(data_report.data_text(*names, state))
+        show(data_report.data_text(*names, state))
         if state.to_bring and not bring:
             print("Nothing was moved. `hetero-tui data --bring` brings what is missing.")
     return exit_codes.OK if state.is_same and not failures else exit_codes.FAILED

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from hetero_tui import exit_codes, prediction_report
+from hetero_tui.output import show
 from hetero_tui.redact import Redaction
 from hetero_tui.report import SCHEMA
 from hetero_tui.sanitize import clean
@@ -68,7 +69,7 @@ async def run(
         told = [without_secrets(each) for each in sections]
         print(_document([redaction.apply(each) for each in told] if redact else told, report, redacted=redact))
     elif report is None:
-        print(text)
+        show(text)
     if report is None:
         return exit_codes.OK
     try:

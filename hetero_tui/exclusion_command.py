@@ -20,7 +20,7 @@ from hetero_tui.cluster_session import ClusterSession
 from hetero_tui.diagnosis import without_host
 from hetero_tui.exclusion import cost_text, excluded_hosts, exclusion_message, refusal, refusal_told
 from hetero_tui.formats import rate
-from hetero_tui.output import print_json, say
+from hetero_tui.output import print_json, say, show
 from hetero_tui.sanitize import clean
 from hetero_tui.store import Store
 from hetero_tui.views import SharesRecord
@@ -81,7 +81,7 @@ async def change(
     if as_json:
         print_json(_document(session, command, host, outcome))
     else:
-        print(_text(command, host, outcome))
+        show(_text(command, host, outcome))
     return exit_codes.OK
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from hetero_tui import exit_codes, image_report, prediction_report, report, restart, run_to_end
 from hetero_tui.cluster_session import ClusterSession
 from hetero_tui.metrics import metrics_server
-from hetero_tui.output import print_json, say
+from hetero_tui.output import print_json, say, show
 from hetero_tui.run_to_end import say_progress
 from hetero_tui.sanitize import clean
 from hetero_tui.views import RunState
@@ -50,9 +50,9 @@ async def _check(session: ClusterSession, *, as_json: bool, measure: bool = Fals
         )
         print_json(document)
     else:
-        print(_checklist(session))
-        print()
-        print(prediction_report.text(prediction, time.time()) if prediction else f"No prediction: {missing}")
+        show(_checklist(session))
+        show("")
+        show(prediction_report.text(prediction, time.time()) if prediction else f"No prediction: {missing}")
     return exit_codes.OK if passed else exit_codes.FAILED
 
 
@@ -86,7 +86,7 @@ async def plan(cluster: Path, *, as_json: bool, launcher: str | None = None) -> 
         elif as_json:
             print_json({"schema": report.SCHEMA, "plan": json.loads(plan_to_json(launch_plan))})
         else:
-            print(render_plan(launch_plan))
+            show(render_plan(launch_plan))
         return exit_codes.OK
 
 
@@ -158,7 +158,7 @@ async def images(cluster: Path, *, as_json: bool, bring: bool) -> int:
         plan = await session.image_plan()
         failures: Mapping[str, RemoteError] = {}
         if not as_json:
-            print(render_image_plan(plan), flush=True)
+            show(render_image_plan(plan), flush=True)
         if bring:
             failures = await session.bring_images(ImageTicker())
             for name, error in failures.items():
@@ -180,7 +180,7 @@ async def images_list(cluster: Path, *, as_json: bool) -> int:
         if as_json:
             print_json(image_report.placed_document(placed))
         else:
-            print(image_report.placed_text(placed))
+            show(image_report.placed_text(placed))
         return exit_codes.OK
 
 
@@ -192,7 +192,7 @@ async def images_remove(cluster: Path, *, as_json: bool) -> int:
         if as_json:
             print_json(image_report.removed_document(removed))
         else:
-            print(image_report.removed_text(removed))
+            show(image_report.removed_text(removed))
         return exit_codes.FAILED if any(each.kept for each in removed) else exit_codes.OK
 
 
@@ -235,7 +235,7 @@ async def status(cluster: Path, *, as_json: bool) -> int:
         if as_json:
             print_json(report.status_document(session.hosts.values(), runs))
         else:
-            print(report.status_text(session.hosts.values(), runs))
+            show(report.status_text(session.hosts.values(), runs))
         unreachable = any(each.phase != "connected" for each in session.hosts.values())
         return exit_codes.FAILED if unreachable else exit_codes.OK
 
@@ -252,7 +252,7 @@ async def logs(
                 ranks.add(line.rank)
                 if rank is None or line.rank == rank:
                     text = json.dumps(report.log_document(line)) if as_json else report.log_text(line)
-                    print(text, flush=follow)
+                    show(text, flush=follow)
         stored = stored_run(experiments, session.inventory.cluster.name, run_id)
         if not ranks and stored is None and run_id not in {found.run_id for found in await session.find_runs()}:
             raise _unknown_run(run_id)
@@ -297,9 +297,9 @@ async def stop(cluster: Path, *, run: str, as_json: bool, discard: bool, experim
             stopped = [run_id] if run_id else []
             print_json({"schema": report.SCHEMA, "stopped": stopped, "checkpoints": checkpoints})
         elif run_id:
-            print(f"run {run_id} is stopped; nothing of it is left on {', '.join(session.hosts)}")
+            show(f"run {run_id} is stopped; nothing of it is left on {', '.join(session.hosts)}")
             for path in checkpoints:
-                print(f"kept  {path}")
+                show(f"kept  {path}")
         else:
             print("nothing runs on these hosts")
         return exit_codes.OK

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import importlib.util
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +15,7 @@ from hetero_tui import exit_codes, report
 from hetero_tui.headless import ask_host_key
 from hetero_tui.init_file import Candidate, cluster_text
 from hetero_tui.init_ssh_config import SshHost, ssh_hosts
+from hetero_tui.output import print_json, say
 from hetero_tui.sanitize import clean
 from remote.errors import RemoteError, UserError
 from remote.hosts import Hosts
@@ -55,13 +57,13 @@ async def run(
     found = await _try(proposed)
     usable = [each for each in found if not each.problem]
     for each in found:
-        _say(f"{'✔' if not each.problem else '✖'} {each.name} ({each.reached}): {each.described}")
+        say(f"{'✔' if not each.problem else '✖'} {each.name} ({each.reached}): {each.described}")
     taken = usable if yes else await asyncio.to_thread(_ask, usable)
     if not taken:
         raise UserError(
             "no machine was taken", next_step="mend what is marked ✖, for example `ssh NAME` until it works"
         )
-    text = cluster_text(name, taken)
+    text = cluster_text(name, taken, [each for each in found if each.problem])
     parse_inventory(text, str(output))
     try:
         write_atomically(output, text.encode())
@@ -73,9 +75,10 @@ async def run(
              "runtime": each.runtime, "described": each.described}
             for each in found
         ]  # fmt: skip
-        print(json.dumps({"schema": report.SCHEMA, "file": str(output), "hosts": hosts}, indent=2, ensure_ascii=False))
+        print_json({"schema": report.SCHEMA, "file": str(output), "hosts": hosts})
     else:
-        print(f"{output} names {len(taken)} machines. Next: hetero-tui check {output}")
+        machines = "1 machine" if len(taken) == 1 else f"{len(taken)} machines"
+        print(f"{output} names {machines}. Next: hetero-tui check {output}")
     return exit_codes.OK
 
 
@@ -88,7 +91,8 @@ def _proposed(wanted: Sequence[str], *, no_local: bool) -> list[Candidate]:
             f"~/.ssh/config cannot be read: {error}", next_step="correct it; `ssh -G NAME` judges it"
         ) from None
     chosen = {alias: known.get(alias) or SshHost(alias, alias, "", 22, "") for alias in wanted} if wanted else known
-    local = [] if no_local else [Candidate(LOCAL, LOCAL, "this machine")]
+    python = sys.executable if importlib.util.find_spec("torch") else ""
+    local = [] if no_local else [Candidate(LOCAL, LOCAL, "this machine", python=python)]
     names = {LOCAL} if local else set()
     remote = []
     for alias, host in chosen.items():
@@ -107,17 +111,17 @@ async def _try(proposed: Sequence[Candidate]) -> list[Candidate]:
         hosts=tuple(Host(name=each.name, address=each.address) for each in proposed),
     )
     hosts = Hosts(inventory)
-    _say(f"trying {len(proposed)} machines …")
+    say(f"trying {len(proposed)} machines …")
 
     async def one(each: Candidate) -> Candidate:
         try:
             await hosts.connected(each.name, ask_host_key)
             facts = await hosts.gather(each.name)
         except RemoteError as error:
-            _say(f"✖ {each.name}: {clean(error.message, 300)}")
-            return Candidate(each.name, each.address, each.reached, problem=clean(error.message, 300))
-        _say(f"✔ {each.name} answers")
-        return Candidate(each.name, each.address, each.reached, facts)
+            say(f"✖ {each.name}: {clean(error.message, 300)}")
+            return replace(each, problem=clean(error.message, 300))
+        say(f"✔ {each.name} answers")
+        return replace(each, facts=facts)
 
     try:
         return list(await asyncio.gather(*map(one, proposed)))
@@ -130,16 +134,12 @@ def _ask(usable: Sequence[Candidate]) -> list[Candidate]:
     if not usable:
         return []
     for number, each in enumerate(usable, 1):
-        _say(f"  {number}. {each.name}: {each.described}")
+        say(f"  {number}. {each.name}: {each.described}")
     while True:
-        _say("Which take part? Numbers such as 1 3, or enter for all: ")
+        say("Which take part? Numbers such as 1 3, or enter for all: ")
         words = re.split(r"[\s,]+", input().strip())
         if words == [""]:
             return list(usable)
         if all(word.isdecimal() and 1 <= int(word) <= len(usable) for word in words):
             return [usable[index - 1] for index in dict.fromkeys(map(int, words))]
-        _say(f"give numbers from 1 to {len(usable)}")
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+        say(f"give numbers from 1 to {len(usable)}")

@@ -12,6 +12,8 @@ from typing import Any, Final, TextIO
 
 from hetero_tui import exit_codes
 
+LONGEST_LINE: Final = 20_000
+"""Terminal cells; a longer line is cut."""
 _STREAMS: Final = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
 
 
@@ -54,10 +56,33 @@ def give_up(stream: TextIO) -> None:
     os.close(nowhere)
 
 
+def harmless(text: str) -> str:
+    """Return text that no terminal takes for more than text: much of what is told was said by other machines."""
+    lines = text.split("\n")
+    if all(map(str.isprintable, lines)):
+        return text
+    from hetero_tui.sanitize import clean  # what nearly no text needs, and --help would wait for
+
+    return "\n".join(clean(line, LONGEST_LINE) for line in lines)
+
+
+def show(text: str, *, flush: bool = False) -> None:
+    """Print a result for people on standard output."""
+    print(harmless(text), flush=flush)
+
+
+def json_text(document: Any, *, is_unicode: bool = True) -> str:
+    """Return a document as JSON in which nothing is unprintable: escaped, it is the same to every reader."""
+    text = json.dumps(document, indent=2, ensure_ascii=not is_unicode, allow_nan=False)
+    if all(map(str.isprintable, text.split("\n"))):
+        return text
+    return "".join(each if each.isprintable() or each == "\n" else json.dumps(each)[1:-1] for each in text)
+
+
 def say(text: str) -> None:
     """Tell a person on standard error. When nobody can be told any more, the work goes on all the same."""
     try:
-        print(text, file=sys.stderr, flush=True)
+        print(harmless(text), file=sys.stderr, flush=True)
     except OSError:
         give_up(sys.stderr)
 
@@ -65,4 +90,4 @@ def say(text: str) -> None:
 def print_json(document: Any) -> None:
     """Print a command's result for programs."""
     is_unicode = (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf")
-    print(json.dumps(document, indent=2, ensure_ascii=not is_unicode, allow_nan=False))
+    print(json_text(document, is_unicode=is_unicode))

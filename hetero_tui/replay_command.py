@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from hetero_tui import exit_codes, prediction_report, report
+from hetero_tui.output import say, show
 from hetero_tui.playback import AS_FAST_AS_POSSIBLE, Playback
 from hetero_tui.recording import record_time
 from hetero_tui.replay import ReplaySession
@@ -73,7 +73,7 @@ async def _print(run: StoredRun, playback: Playback, *, as_json: bool) -> int:
             print(json.dumps(line_document(record, at), ensure_ascii=True, allow_nan=False))
         elif (step := playback.store.cluster_view().step) >= told + 100:
             told = step
-            print(report.progress_line(playback.store), file=sys.stderr)
+            say(report.progress_line(playback.store))
     ended = run.run_dir.read_ended()
     document = report.result_document(
         run.run_id,
@@ -86,7 +86,7 @@ async def _print(run: StoredRun, playback: Playback, *, as_json: bool) -> int:
     if as_json:
         print(json.dumps({"schema": report.SCHEMA, "kind": "result", "result": document}, allow_nan=False))
     else:
-        print(report.result_text(document))
+        show(report.result_text(document))
     return exit_codes.OK
 
 

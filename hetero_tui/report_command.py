@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from hetero_tui import exit_codes, report
+from hetero_tui.output import print_json
 from hetero_tui.run_report import run_figures
 from hetero_tui.run_report_pages import html_page, markdown_page
 from hetero_tui.stored_runs import find_run
@@ -60,7 +60,7 @@ def run(named: Sequence[str], *, experiments: Path, output: Path | None, as_json
                 for each in runs
             ],
         }
-        print(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
+        print_json(document)
     else:
         print(folder / HTML_FILE)
         print(folder / MARKDOWN_FILE)

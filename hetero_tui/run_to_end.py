@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from hetero_tui import exit_codes, prediction_report, report
 from hetero_tui.cluster_session import ClusterSession
-from hetero_tui.output import print_json, say
+from hetero_tui.output import print_json, say, show
 from hetero_tui.session import LaunchProgress
 from hetero_tui.store import Store
 from hetero_tui.views import RunState
@@ -124,7 +124,7 @@ def _print_result(document: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         print_json(document)
     else:
-        print(report.result_text(document))
+        show(report.result_text(document))
 
 
 async def _tick(session: ClusterSession) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 from hetero_tui import exit_codes, report
 from hetero_tui.image_report import size_text
+from hetero_tui.output import print_json, show
 from hetero_tui.sanitize import clean
 from hetero_tui.stored_runs import every_run
 from remote.run_dir import RunDir, RunDirError
@@ -20,11 +20,11 @@ def run(experiments: Path, *, as_json: bool) -> int:
     """Print every run below ``experiments``, oldest first."""
     found = [describe(each) for each in every_run(experiments)]
     if as_json:
-        print(json.dumps({"schema": report.SCHEMA, "runs": found}, indent=2, ensure_ascii=False))
+        print_json({"schema": report.SCHEMA, "runs": found})
     elif not found:
         print(f"no runs are kept in {experiments}")
     else:
-        print(table(found))
+        show(table(found))
     return exit_codes.OK
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import json
 import unicodedata
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hetero_tui.ingest import Ingest
+from hetero_tui.output import harmless, json_text
 from hetero_tui.recording import apply_record
 from hetero_tui.store import Store
 from remote.docker_logs import LineAssembler, Position
@@ -132,3 +134,14 @@ def test_a_record_of_a_recording_is_applied_or_passed_over(record: dict[str, obj
     for did in ("expect", "launch", "control", "note", "mark"):
         store = Store()
         apply_record(store, Ingest(store), {"host": "h1", "did": did, **record})
+
+
+@few
+@given(st.one_of(texts, st.text(), st.text(alphabet="\x1b[]0123;m\x07\x9b\u202e\u2028\r\nab")))
+@example("a\x1b]52;c;Y2F0\x07b\nc\x9b2Jd\u202e\ud800")
+def test_whatever_was_said_goes_to_the_terminal_as_text(text: str) -> None:
+    shown = harmless(text)
+    assert not {unicodedata.category(each) for each in shown.replace("\n", "")} & {"Cc", "Cs", "Cf"}
+    written = json_text({"text": text, text: [text]})
+    assert not {unicodedata.category(each) for each in written.replace("\n", "")} & {"Cc", "Cs", "Cf"}
+    assert json.loads(written) == {"text": text, text: [text]}
