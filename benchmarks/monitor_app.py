@@ -6,28 +6,38 @@ its own is, and goes through the real ingest into the real store.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
 import os
+import shlex
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from pathlib import Path
-from typing import Final
 
-from benchmarks.monitor_load import host_of
+from benchmarks.monitor_load import HOST, host_of
+from hetero_tui import garbage
 from hetero_tui.app import HeteroApp
-from hetero_tui.ingest import Ingest
+from hetero_tui.recording import recorded_store
 from hetero_tui.session import CheckInfo, ConfirmHostKey, HostStatus, LaunchProgress
-from hetero_tui.store import Store
 from remote.checks.model import CheckProgress
 from remote.inventory import Cluster, Host, Inventory
+from remote.local import LocalRunner
 from remote.plan import LaunchPlan
+from remote.process_runtime import ProcessRuntime
 from remote.run_dir import RunDir, new_run_id
-from remote.runtime import HostRunState, LogLine
+from remote.runtime import HostRunState, LogLine, closing
 
-CHUNK_BYTES: Final = 1 << 18
+
+class _LoadRunner(LocalRunner):
+    """This machine, where whatever writes a log is the load."""
+
+    def __init__(self, load: tuple[str, ...]) -> None:
+        super().__init__(HOST)
+        self._command = shlex.join([sys.executable, "-m", "benchmarks.monitor_load", *load])
+
+    def stream(self, command: str) -> AsyncGenerator[bytes, None]:  # noqa: ARG002
+        """Start the load."""
+        return super().stream(f"exec {self._command}")
 
 
 class StreamSession:
@@ -42,13 +52,10 @@ class StreamSession:
         names = sorted({host_of(rank) for rank in range(int(load[1]))})
         self.inventory = Inventory(cluster=Cluster(name="benchmark"), hosts=tuple(Host(name=name) for name in names))
         self.hosts: Mapping[str, HostStatus] = {name: HostStatus(name, "connected") for name in names}
-        self.store = Store()
-        self.run_id = "benchmark"
-        self._ingest = Ingest(self.store)
+        self.run_id = new_run_id(time.time)
         self._folder = folder
-        # A flood goes to a plain file: what the compressed recording costs is its own business.
-        self._plain = (folder / "lines.log").open("wb") if load[0] == "lines" else None
-        self._run_dir = RunDir.create(folder, "benchmark", new_run_id(time.time))
+        self._run_dir = RunDir.create(folder, "benchmark", self.run_id)
+        self.store, self._ingest = recorded_store(self._run_dir)
         self._told = os.open(folder / "lines", os.O_CREAT | os.O_WRONLY)
         self.lines = 0
 
@@ -77,28 +84,27 @@ class StreamSession:
         """The run is there already."""
 
     async def follow(self) -> None:
-        """Read the load, keep it and feed the store."""
-        load = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "benchmarks.monitor_load", *self._load,
-            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, limit=CHUNK_BYTES,
-        )  # fmt: skip
-        assert load.stdout is not None
-        pending = b""
-        try:
-            while chunk := await load.stdout.read(CHUNK_BYTES):
-                *complete, pending = (pending + chunk).split(b"\n")
-                if self._plain is not None:
-                    self._plain.write(chunk)
-                self.lines += len(complete)
+        """Read the load as a host's log is read, keep it and feed the store."""
+        async with closing(self._batches()) as batches:
+            async for host, lines in batches:
+                self.lines += len(lines)
                 os.pwrite(self._told, b"%d" % self.lines, 0)
-                for host, lines in _by_host(complete).items():
-                    if self._plain is None:
-                        self._run_dir.append(host, lines)
-                    await self._ingest.feed(host, lines)
+                await self._ingest.feed(host, lines)
+
+    async def _batches(self) -> AsyncGenerator[tuple[str, list[LogLine]], None]:
+        runner = _LoadRunner(self._load)
+        try:
+            if self._load[0] == "lines":
+                async for lines in ProcessRuntime(HOST, runner).logs(self.run_id):
+                    yield HOST, lines
+                return
+            pending = b""
+            async for chunk in runner.stream(""):
+                *complete, pending = (pending + chunk).split(b"\n")
+                for each in _by_host(complete).items():
+                    yield each
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                load.kill()
-            await load.wait()
+            await runner.close()
 
     async def control(self, message: Mapping[str, object], hosts: frozenset[str] | None = None) -> None:
         """Nobody listens."""
@@ -110,11 +116,7 @@ class StreamSession:
         """Write down what came, for the benchmark to compare."""
         self._run_dir.close()
         os.close(self._told)
-        counts = {"lines": self.lines, "not_shown": self.store.skipped_lines, "stored": self.lines}
-        if self._plain is not None:
-            self._plain.close()
-            with (self._folder / "lines.log").open("rb") as stored:
-                counts["stored"] = sum(line.endswith(b"\n") for line in stored)
+        counts = {"lines": self.lines, "not_shown": self.store.skipped_lines}
         (self._folder / "counts.json").write_text(json.dumps(counts), encoding="utf-8")
 
 
@@ -129,6 +131,7 @@ def _by_host(lines: list[bytes]) -> dict[str, list[LogLine]]:
 
 def main() -> None:
     """Run until the terminal is closed or q is pressed."""
+    garbage.started()  # as the program does once it has been imported
     folder, *load = sys.argv[1:]
     HeteroApp(StreamSession(tuple(load), Path(folder)), start="monitor", run_ends_with_app=True).run()
 

@@ -1,8 +1,9 @@
 """The log stream of a run that is not there: event lines as ranks write them, at a steady rate, on standard output.
 
 ``python -m benchmarks.monitor_load steps RANKS STEPS_A_SECOND`` writes one `Step` event for each rank and step;
-``... lines RANKS LINES_A_SECOND`` writes ordinary output as the hosts' agents relay it; ``... nothing RANKS`` only
-brings the ranks up. Every line has the host in front, separated by a tab.
+``... nothing RANKS`` only brings the ranks up. Every line has the host in front, separated by a tab.
+``... lines RANKS LINES_A_SECOND`` writes ordinary output, such as NCCL's with ``NCCL_DEBUG=INFO``, as the agent of the
+one host relays it: this is the host's own log, without anything in front.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from trainer.events import Emitter, Hello, Joined, Output, Shares, Step, encode
+from trainer.events import Emitter, Hello, Joined, Shares, Step
 
 BATCHES_A_SECOND: Final = 20
 SHARE: Final = 16
+HOST: Final = "node000"
+"""Where the ranks of a flood are."""
 
 
 def host_of(rank: int) -> str:
@@ -29,14 +32,15 @@ def host_of(rank: int) -> str:
 class Ranks:
     """Writes what ranks write."""
 
-    def __init__(self, count: int, write: Callable[[str], object]) -> None:
+    def __init__(self, count: int, write: Callable[[str], object], *, tagged: bool = True) -> None:
         self.count = count
+        self._is_tagged = tagged
         self._random = random.Random(1)
         self._emitters = [Emitter(rank, self._tagged(rank, write)) for rank in range(count)]
         self._speeds = [self._random.uniform(80, 240) for _ in range(count)]
 
     def _tagged(self, rank: int, write: Callable[[str], object]) -> Callable[[str], object]:
-        prefix = f"{host_of(rank)}\t"
+        prefix = f"{host_of(rank)}\t" if self._is_tagged else ""
         return lambda line: write(prefix + line)
 
     def begin(self) -> None:
@@ -76,22 +80,16 @@ class Ranks:
             )
 
 
-def relayed_lines(ranks: int) -> Iterator[tuple[str, str]]:
-    """Yield (host, event line) of ordinary output without end, as fast as they can be made."""
-    sample = encode(Output(rank=-1, seq=11111, time=22222.5, text="TEXT 33333", source_rank=44444))
-    head, rest = sample.split("11111")
-    middle, rest = rest.split("22222.5")
-    before_text, rest = rest.split("33333")
-    before_rank, tail = rest.split("44444")
-    text = "x" * 60
-    before_text = before_text.replace("TEXT", text)
-    numbers = dict.fromkeys(range(0, ranks, 8), 0)
-    for each in itertools.count():
-        rank = each % ranks
-        first = rank - rank % 8
-        number = numbers[first]
-        numbers[first] = number + 1
-        yield host_of(rank), f"{head}{number}{middle}{time.time():.3f}{before_text}{each}{before_rank}{rank}{tail}"
+def relayed_lines(ranks: int) -> Iterator[str]:
+    """Yield event lines of ordinary output of one host without end, as fast as they can be made."""
+    for number in itertools.count():
+        rank = number % ranks
+        peer = (rank + 1 + number // ranks % max(1, ranks - 1)) % ranks
+        yield (
+            f'{{"ht":1,"kind":"output","rank":-1,"seq":{number},"time":{time.time():.3f},"stream":"stdout","text":"'
+            f"{HOST}:{4100 + rank}:{4180 + rank} [{rank}] NCCL INFO Channel {number // 64 % 32:02}/{number % 8} : "
+            f'{rank}[{rank}] -> {peer}[{peer}] via SHM/direct/direct {number:x}","source_rank":{rank}}}\n'
+        )
 
 
 def _paced(rate: float, write: Callable[[int], object]) -> None:
@@ -112,7 +110,7 @@ def main() -> None:
     """Write until the reader goes away."""
     kind, count = sys.argv[1], int(sys.argv[2])
     out = sys.stdout
-    ranks = Ranks(count, out.write)
+    ranks = Ranks(count, out.write, tagged=kind != "lines")
     ranks.begin()
     for number in range(12):
         ranks.step(number, 0.1)
@@ -134,7 +132,7 @@ def main() -> None:
     lines = relayed_lines(count)
 
     def output(due: int) -> None:
-        out.write("".join(f"{host}\t{line}\n" for host, line in itertools.islice(lines, due)))
+        out.write("".join(itertools.islice(lines, due)))
         out.flush()
 
     _paced(rate, output)

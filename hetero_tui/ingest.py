@@ -21,7 +21,7 @@ RELAYED: Final = '{"ht":1,"kind":"output","rank":-1,"seq":'
 NUMBER: Final = re.compile(re.escape(RELAYED) + r"(\d{1,18}),")
 BATCH_LINES: Final = 2_000
 CLOCK_LINES: Final = 16
-"""How many lines are taken in between two looks at the clock."""
+"""How many lines are shown between two looks at the clock."""
 BATCH_SECONDS: Final = 0.005
 
 
@@ -59,37 +59,48 @@ class Ingest:
 
     def _feed_portion(self, host: str, lines: Sequence[LogLine], begin: int) -> int:
         started = self._clock()
-        store = self._store
         end = min(begin + BATCH_LINES, len(lines))
-        skipped, last = 0, ""
+        taken, at = 0, begin
+        while at < end:
+            text = lines[at].text
+            if _is_output(text) and not self._store.has_room():
+                at = self._skip_output(host, lines, at, end)
+                continue
+            self._take(host, text, lines[at].stream)
+            at += 1
+            taken += 1
+            if taken % CLOCK_LINES == 0 and self._clock() - started > BATCH_SECONDS:
+                break
+        return at
+
+    def _skip_output(self, host: str, lines: Sequence[LogLine], begin: int, end: int) -> int:
+        """Count the output up to the next event without looking at it; return where that is.
+
+        There is no room now, and within a portion, whose time stands still, none is made.
+        """
+        relayed, last, at = 0, "", begin
         for at in range(begin, end):
             text = lines[at].text
-            if (text.startswith(RELAYED) or not text.startswith(EVENT_START)) and not store.has_room():
-                # A relayed line has a number, plain output has none.
-                if skipped and text.startswith(RELAYED) != last.startswith(RELAYED):
-                    self._skip(host, skipped, last)
-                    skipped = 0
-                skipped, last = skipped + 1, text
-            else:
-                if skipped:
-                    self._skip(host, skipped, last)
-                    skipped = 0
-                self._take(host, text, lines[at].stream)
-            if at % CLOCK_LINES == 0 and self._clock() - started > BATCH_SECONDS:
-                end = at + 1
+            if text.startswith(RELAYED):
+                relayed, last = relayed + 1, text
+            elif text.startswith(EVENT_START):
                 break
-        if skipped:
-            self._skip(host, skipped, last)
-        return end
+        else:
+            at = end
+        if relayed:
+            self._skip(host, relayed, last)
+        if at - begin > relayed:
+            self._skip(host, at - begin - relayed, "")
+        return at
 
     def _skip(self, host: str, count: int, last: str) -> None:
-        """Count lines in a row that are not looked at; of relayed ones the last tells how many there should be."""
+        """Count lines that are not shown; of relayed ones the last tells how many there should be."""
         number = NUMBER.match(last)
         self._store.skip_output(host, count, int(number[1]) if number else None)
 
     def feed_line(self, host: str, text: str, stream: str = "stdout") -> None:
         """Take in one line. Output that comes faster than it can be shown is counted and not looked at."""
-        if (text.startswith(RELAYED) or not text.startswith(EVENT_START)) and not self._store.has_room():
+        if _is_output(text) and not self._store.has_room():
             self._skip(host, 1, text)
         else:
             self._take(host, text, stream)
@@ -104,3 +115,8 @@ class Ingest:
             self._store.feed_line(host, text, stream)
         else:
             self._store.feed(host, event)
+
+
+def _is_output(text: str) -> bool:
+    """Tell what somebody printed from what a rank tells; output that comes too fast can go unseen."""
+    return text.startswith(RELAYED) or not text.startswith(EVENT_START)

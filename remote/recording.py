@@ -20,7 +20,8 @@ from typing import BinaryIO, Final, Self
 
 MEMBER_BYTES: Final = 4 << 20
 """Uncompressed size at which a new gzip member begins."""
-LEVEL: Final = 6
+LEVEL: Final = 1
+"""Of zlib: on events level 6 makes the file an eighth smaller for two and a half times the work."""
 _BLOCK: Final = 256 << 10
 _GZIP: Final = 16 + zlib.MAX_WBITS
 _MARKER: Final = b"\x00\x00\xff\xff"

@@ -88,6 +88,7 @@ class RingLog(LineView, Generic[T], can_focus=True):
         self._content_width = 0
         self._strips: LRUCache[tuple[int, int, bool], Strip] = LRUCache(1024)
         self._moving = False
+        self._has_just_painted = False
         self.new_since_hold = 0
         """Lines that came since following stopped."""
 
@@ -149,12 +150,16 @@ class RingLog(LineView, Generic[T], can_focus=True):
         self.post_message(self.Changed())
 
     def pull(self) -> None:
-        """Take in new records and repaint once."""
+        """Take in new records and repaint once; half as often while each time everything on screen is new."""
         ring = self._ring_source()
         if ring is not self._ring:
             self.rebuild()
             return
         if self._scanned == ring.next:
+            return
+        is_replaced = self.follow and self.size.height <= ring.next - self._scanned < SCAN_LINES
+        if self._has_just_painted and is_replaced:
+            self._has_just_painted = False  # nobody reads what is replaced ten times a second
             return
         before = self._matched
         first_row = self._first_row
@@ -162,6 +167,7 @@ class RingLog(LineView, Generic[T], can_focus=True):
         self._scan(ring)
         self._prune(ring)
         self._settle(self._first_row - first_row)
+        self._has_just_painted = True
         if not self.follow:
             self.new_since_hold += self._matched - before
         self.post_message(self.Changed())
@@ -398,6 +404,7 @@ class RingLog(LineView, Generic[T], can_focus=True):
         """Draw a line at the end, to see what came after."""
         if self._mark is not None:
             self._mark()
+            self._has_just_painted = False
             self.pull()
 
     def action_toggle_highlight(self) -> None:

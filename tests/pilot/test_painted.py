@@ -69,6 +69,25 @@ async def test_the_newest_line_is_on_screen_at_and_beyond_the_cap() -> None:
             assert any(f"line {batch * 10 + 9} " in f"{line} " for line in shown)
 
 
+async def test_what_replaces_the_whole_screen_is_painted_every_other_time_and_the_last_line_is_never_left_out() -> None:
+    app = LogApp(capacity=5_000)
+    async with app.run_test(size=(60, 12)) as pilot:
+        newest = []
+        for batch in range(6):
+            app.feed(*(f"line {batch * 100 + number}" for number in range(100)))
+            await settle(app, pilot)
+            newest.append(painted(app)[-1].split()[-1])
+        assert newest == ["99", "199", "199", "399", "399", "599"], "the first one laid the pane out"
+        app.feed(*(f"line {number}" for number in range(600, 700)))
+        await settle(app, pilot)
+        await settle(app, pilot)
+        assert "line 699" in painted(app)[-1]
+        app.log_pane.focus()
+        app.feed(*(f"line {number}" for number in range(700, 800)))
+        await pilot.press("m")
+        assert "mark" in painted(app)[-1], "what somebody asks for is done at once"
+
+
 async def test_holding_keeps_the_place_while_old_lines_are_dropped() -> None:
     app = LogApp(capacity=100)
     async with app.run_test(size=(60, 12)) as pilot:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from hetero_tui.ingest import Ingest
+from hetero_tui.output_room import BURST_LINES
 from hetero_tui.recording import RecordedStore, RunClock, recorded_store, take_up
 from remote.recording import RecordingBusy, RecordingFile, read_recording
 from remote.run_dir import RunDir
@@ -102,6 +103,28 @@ async def test_played_back_every_view_is_equal(run_dir: RunDir) -> None:
     assert {"log", "events", "rank_views", "rank_log", "failures", "loss_history"} <= set(expected)
     again = await played_back(run_dir, now)
     assert every_view(again) == expected
+
+
+async def test_a_flood_is_kept_whole_and_played_back_to_the_same_lines_shown_skipped_and_missing(
+    run_dir: RunDir,
+) -> None:
+    store, ingest = recorded_store(run_dir)
+    now = store.run_clock()
+    store.run_clock.stop_at(now)  # as if all came at once
+    batch: list[LogLine] = []
+    for number in range(BURST_LINES + 5_000):
+        missing = 7 * (number > BURST_LINES + 4_000)
+        batch += lines(Output(rank=-1, seq=number + missing, time=1e9, text=f"line {number}", source_rank=0))
+        if number % 900 == 0:
+            batch += lines("not of an agent", *steps(0, 1 + number // 900, 1))
+        if number == BURST_LINES + 2_000:
+            batch.append(LogLine("plain among the skipped", "x", "stderr"))
+    await ingest.feed("a", batch)
+    expected = every_view(store)
+    assert expected["skipped_lines"] == len([line for line in batch if '"step"' not in line.text]) - BURST_LINES
+    assert expected["lost_lines"] == 7 + 1, "the ranks' numbers begin at 1 here"
+    assert every_view(await played_back(run_dir, now)) == expected
+    assert [line.text for line in run_dir.lines()] == [line.text for line in batch]
 
 
 async def test_who_takes_over_a_run_goes_on_where_the_first_stopped(run_dir: RunDir) -> None:
