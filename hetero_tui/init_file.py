@@ -23,6 +23,8 @@ class Candidate:
     facts: Facts | None = None
     problem: str = ""
     """Why it cannot be used; empty when it answered."""
+    python: str = ""
+    """Interpreter there that is known to have torch; empty when that is not known."""
 
     @property
     def runtime(self) -> str:
@@ -40,8 +42,8 @@ class Candidate:
         return clean(f"{what}, {'Docker' if self.runtime == 'docker' else 'no Docker for this user'}", 200)
 
 
-def cluster_text(name: str, taken: Sequence[Candidate]) -> str:
-    """Return the file. The first host is the master."""
+def cluster_text(name: str, taken: Sequence[Candidate], silent: Sequence[Candidate] = ()) -> str:
+    """Return the file. The first host is the master; those that did not answer are comments, with the reason."""
     has_gpu = any(each.facts is not None and each.facts.gpus for each in taken)
     all_docker = all(each.runtime == "docker" for each in taken)
     lines = [
@@ -75,7 +77,17 @@ def cluster_text(name: str, taken: Sequence[Candidate]) -> str:
         if each.runtime == "process":
             lines += [
                 'runtime = "process"              # this account can use no Docker Engine there',
-                '# python = "/path/to/venv/bin/python"   # one that has hetero-tui[trainer]',
+                f"python = {json.dumps(each.python)}"
+                if each.python
+                else '# python = "/path/to/venv/bin/python"   # one that has hetero-tui[trainer]',
             ]
         lines.append("")
+    for each in silent:
+        lines += [
+            f"# {each.name} did not answer: {clean(each.problem, 200)}",
+            "# [[hosts]]",
+            f"# name = {json.dumps(each.name)}",
+            f"# address = {json.dumps(clean(each.address))}",
+            "",
+        ]
     return "\n".join(lines).rstrip() + "\n"

@@ -216,8 +216,8 @@ def run_figures(run: StoredRun) -> RunFigures:
     document = report.result_document(
         run.run_id, store, ended.states if ended else (), simulated=run.simulated, folder=str(run.run_dir.path)
     )
-    document["prediction"] = prediction_report.compared(run.run_dir.path, document["samples_per_second"])
     rate = found.batch / found.seconds if found.seconds else 0.0
+    document["prediction"] = prediction_report.compared(run.run_dir.path, rate or None)  # the mean, as all figures here
     ideal = sum(each.speed for each in found.ranks.values())
     events = tuple(store.events.tail(store.events.next))
     return RunFigures(

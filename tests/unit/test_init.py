@@ -82,14 +82,17 @@ def test_the_file_is_one_the_program_takes() -> None:
     pc = Facts("pc", system="Linux", gpus=(gpu,), engine_sockets=(EngineSocket("/var/run/docker.sock", writable=True),))
     taken = [
         Candidate("pc", "local", "this machine", pc),
-        Candidate("old", "old.lan", "me@old.lan\n[evil]", Facts("old", system="Linux")),
+        Candidate("old", "old.lan", "me@old.lan\n[evil]", Facts("old", system="Linux"), python="/opt/venv/bin/python"),
     ]
-    text = cluster_text("home", taken)
+    text = cluster_text("home", taken, [Candidate("off", "off.lan", "off.lan", problem="no route\n[[hosts]]")])
     inventory = parse_inventory(text, "cluster.toml")
     assert [(host.name, host.address, host.runtime) for host in inventory.hosts] == [
         ("pc", "local", "docker"),
         ("old", "old.lan", "process"),
     ]
     assert inventory.master.name == "pc"
+    assert inventory.hosts[1].python == "/opt/venv/bin/python"
+    assert "# off did not answer: no route" in text
+    assert '# address = "off.lan"' in text, "to be taken in once it answers"
     assert "hetero-trainer:cuda" in text
     assert all(line.startswith(("#", "[", '"')) or "=" in line or not line for line in text.splitlines())

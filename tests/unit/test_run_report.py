@@ -76,6 +76,8 @@ def test_the_page_is_whole_and_nothing_in_it_can_run_or_load(tmp_path: Path) -> 
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert "\x1b" not in page
     assert not re.search(r"https?://", page)
+    assert "@media print" in page
+    assert "color-scheme: light dark" in page
 
 
 def test_markdown_shows_hostile_text_as_it_is(tmp_path: Path) -> None:
