@@ -268,6 +268,9 @@ def _settings(
         "keepalive_interval": KEEPALIVE_SECONDS,
         "keepalive_count_max": KEEPALIVE_COUNT,
         "encryption_algs": ENCRYPTION,
+        # Keys only, whatever ssh_config prefers; Kerberos would also vouch for a host without its key.
+        "preferred_auth": ["publickey"],
+        "gss_host": None,
         "agent_forwarding": False,
         "x11_forwarding": False,
         "env": None,

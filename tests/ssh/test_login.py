@@ -233,6 +233,11 @@ async def test_the_settings_of_ssh_config_count(host: RunningHost, home: Path) -
     await reaches(Host(name="gpu-box", host_key=host.host_key))
 
 
+async def test_a_login_is_by_key_whatever_ssh_config_prefers(host: RunningHost, home: Path) -> None:
+    settings(home, "Host *\n  PreferredAuthentications password,keyboard-interactive\n")
+    await reaches(host.inventory_host())
+
+
 async def test_none_goes_straight_to_the_host(host: RunningHost, home: Path) -> None:
     settings(home, "Host *\n  ProxyJump nowhere.invalid\n")
     await reaches(host.inventory_host(jump_host="none"))
