@@ -122,9 +122,10 @@ class RecordedStore(Store):
             super().mark(rank)
 
     def feed(self, host: str, event: Event) -> None:
-        repeated = self.duplicate_lines
+        refused = self.duplicate_lines + self.ignored_events
         super().feed(host, event)
-        if self._observer is not None and not self._is_replaying and self.duplicate_lines == repeated:
+        is_new = self.duplicate_lines + self.ignored_events == refused
+        if self._observer is not None and not self._is_replaying and is_new:
             self._observer.observe(host, event)
 
 

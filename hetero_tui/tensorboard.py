@@ -20,6 +20,8 @@ from trainer.events import Done, Epoch, Event, Failed, Hardware, Shares, Step
 
 FOLDER: Final = "tensorboard"
 WRITE_SECONDS: Final = 2.0
+RANK_SECONDS: Final = 1.0
+"""How often each rank's own figures are written. TensorBoard draws 1 000 points of a curve at most."""
 LARGEST: Final = 3e38
 """About the largest 32-bit float."""
 _POLYNOMIAL: Final = 0x82F63B78
@@ -93,6 +95,8 @@ class TensorBoardWriter:
         self._pending = bytearray()
         self._written = clock()
         self._step = -1
+        self._told: dict[int, float] = {}
+        """When each rank's figures were last written, by the time its steps tell."""
 
     def observe(self, host: str, event: Event) -> None:  # noqa: ARG002
         """Take in what the event says in numbers; it is written within seconds, at the latest when a rank ends.
@@ -124,15 +128,7 @@ class TensorBoardWriter:
     def _scalars(self, event: Event) -> tuple[int, dict[str, float]]:
         match event:
             case Step():
-                values = {
-                    f"rank {event.rank}/compute seconds": event.compute,
-                    f"rank {event.rank}/wait seconds": event.wait,
-                    f"rank {event.rank}/communication seconds": event.communication,
-                    f"rank {event.rank}/data seconds": event.data,
-                    f"rank {event.rank}/share": float(event.share),
-                }
-                if event.compute > 0:
-                    values[f"rank {event.rank}/speed (samples per second computing)"] = event.share / event.compute
+                values = self._of_rank(event)
                 if event.step > self._step:
                     # The first rank to tell of a step tells it for all.
                     self._step = event.step
@@ -163,6 +159,22 @@ class TensorBoardWriter:
                 }
             case _:
                 return 0, {}
+
+    def _of_rank(self, event: Step) -> dict[str, float]:
+        """Return what a step tells of its rank alone; nothing when that was told less than a second ago."""
+        if 0 <= event.time - self._told.get(event.rank, -math.inf) < RANK_SECONDS:
+            return {}
+        self._told[event.rank] = event.time
+        values = {
+            f"rank {event.rank}/compute seconds": event.compute,
+            f"rank {event.rank}/wait seconds": event.wait,
+            f"rank {event.rank}/communication seconds": event.communication,
+            f"rank {event.rank}/data seconds": event.data,
+            f"rank {event.rank}/share": float(event.share),
+        }
+        if event.compute > 0:
+            values[f"rank {event.rank}/speed (samples per second computing)"] = event.share / event.compute
+        return values
 
     def _create(self) -> Path:
         self._folder.mkdir(parents=True, exist_ok=True)

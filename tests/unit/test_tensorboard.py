@@ -113,3 +113,17 @@ def test_who_takes_over_begins_a_file_of_its_own(tmp_path: Path) -> None:
     second.observe("a", Step(rank=0, time=1e9, step=9, loss=1.0))
     second.flush()
     assert len(set((tmp_path / FOLDER).iterdir()) - {first}) == 1
+
+
+def test_fast_steps_tell_the_loss_each_and_their_rank_once_a_second(tmp_path: Path) -> None:
+    writer = TensorBoardWriter(tmp_path)
+    for step in range(41):
+        for rank in (0, 1):
+            time = 1e9 + step / 10
+            writer.observe("a", Step(rank=rank, time=time, step=step, share=8, global_batch=16, loss=1.0, compute=0.5))
+    writer.observe("a", Done(rank=0, time=1e9 + 5))
+    (path,) = (tmp_path / FOLDER).iterdir()
+    written = b"".join(records(path))
+    assert written.count(b"train/loss") == 41
+    assert written.count(b"rank 1/compute seconds") == 5
+    assert written.count(b"rank 0/share") == 5
