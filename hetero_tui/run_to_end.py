@@ -42,11 +42,16 @@ async def launch_and_follow(
 
 
 async def _stop_interrupted(session: ClusterSession, *, as_json: bool) -> None:
-    """End the run that was interrupted and print how it stands; interrupted again, say what is left to do."""
+    """End the run that was interrupted and print how it stands; interrupted again, say what is left to do.
+
+    Raises:
+        RemoteError: it was not ended everywhere, or its results are not home; told behind the result.
+    """
     if not session.run_id:
         print_not_begun(as_json=as_json)
         return
     say(f"interrupted: stopping run {session.run_id} on every host and bringing its results home")
+    failed: RemoteError | None = None
     try:
         await session.stop(say_progress)
     except asyncio.CancelledError:
@@ -54,10 +59,12 @@ async def _stop_interrupted(session: ClusterSession, *, as_json: bool) -> None:
         _print_result(_result(session, ()), as_json=as_json)
         raise
     except RemoteError as error:
-        say(str(error))
+        failed = error
     else:
         await session.attach(session.run_id)  # what the ranks said at their end was read into the run's folder only
     await _print_so_far(session, as_json=as_json)
+    if failed is not None:
+        raise failed
 
 
 def print_not_begun(*, as_json: bool) -> None:
