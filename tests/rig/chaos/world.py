@@ -110,7 +110,7 @@ class World:
         """Return what lies about: runs that were not removed, and temporary files of this program."""
         find = f"find {_RUNS} /tmp /srv/{LOGIN_USER} -mindepth 1 2>/dev/null | grep -e {_RUNS} -e hetero || true"
         found = host.run("sh", "-c", find).stdout.splitlines()
-        return [path for path in found if "/torch" not in path]
+        return [path for path in found if "/torch" not in path and not path.startswith(str(REPOSITORY))]
 
 
 def temporary_files(folder: Path) -> list[Path]:
