@@ -20,6 +20,7 @@ import asyncssh
 
 from remote.errors import ConnectError, ConnectionDropped, HostKeyChanged, HostUnreachable, LoginRefused
 from remote.known_hosts import DEFAULT_SSH_PORT, HostKeyCheck, KnownHosts
+from remote.ssh_flow import bound_channels
 
 if TYPE_CHECKING:  # the SSH layer works without the inventory and the validation library behind it
     from remote.inventory import Host
@@ -234,6 +235,7 @@ async def log_in(
         tunnel = await jumps.reach(jump, target.label, via)
     place = f"{looked_up.host}:{looked_up.port}"
 
+    bound_channels()
     client = Client(check)
     try:
         connection = await asyncssh.connect(

@@ -12,6 +12,7 @@ from remote import ssh, ssh_command
 from remote.embedded import Answer, EmbeddedHost, RunningHost, embedded_hosts
 from remote.errors import CommandFailed, ConnectionDropped
 from remote.ssh import SshRunner, connect
+from remote.ssh_login import WINDOW
 from tests.ssh.waiting import drain, is_gone, until
 
 
@@ -194,3 +195,14 @@ async def test_put_and_get_say_what_the_host_said(runner: SshRunner, host: Runni
 
 async def test_run_in_login_shell_passes_the_command_as_it_is(runner: SshRunner) -> None:
     assert (await runner.run_in_login_shell("echo HTUI %OS% $0")).stdout == "HTUI %OS% /bin/sh\n"
+
+
+async def test_a_flood_that_is_read_slowly_does_not_fill_the_memory(runner: SshRunner) -> None:
+    held = 0
+    async with aclosing(runner.stream("exec head -c 400000000 /dev/zero")) as chunks:
+        for _ in range(200):
+            assert await anext(chunks)
+            channels = runner.login.connection._channels.values()
+            held = max(held, sum(len(data) for channel in channels for data, _kind in channel._recv_buf))
+            await asyncio.sleep(0.02)  # a reader with other things to do, who takes 3 MB/s
+    assert held <= 3 * WINDOW
