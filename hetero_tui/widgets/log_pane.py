@@ -85,6 +85,8 @@ class LogStatus(LineView):
             word = "without" if log.filter_source.startswith("!") else "marked:" if log.highlight else "with"
             shown = f"{count(log.shown)} of {count(log.total)} lines {word} {log.filter_source.removeprefix('!')}"
             line.add(dot).add(shown, self.tone("accent"))
+        elif log.level != "all":
+            line.add(f"{dot}{count(log.shown)} of {count(log.total)} lines", self.tone("accent"))
         else:
             line.add(f"{dot}{count(log.total)} lines", self.tone("dim"))
         skipped = self._skipped()

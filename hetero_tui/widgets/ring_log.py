@@ -207,6 +207,8 @@ class RingLog(LineView, Generic[T], can_focus=True):
         return max(1, -(-length // width)) if text.isascii() else max(1, len(chop_cells(text, width)))
 
     def _plain(self, entry: Entry) -> str:
+        if entry.is_mark:
+            return f"---- mark {entry.time}"
         time = f"{entry.time} " if self.times and entry.time else ""
         return f"{time}{entry.tag}{entry.text}"
 

@@ -65,7 +65,7 @@ async def test_the_log_levels_marks_matches_and_takes_the_whole_screen(
         session.output(2, "ValueError: something broke: an error")
         session.output(1, "UserWarning: slow disk")
         await pilot.press("4", "v")
-        await shows(pilot, "[warnings]", "ValueError", "UserWarning")
+        await shows(pilot, "[warnings]", "2 of 37 lines", "ValueError", "UserWarning")
         assert "plain line" not in text(app)
         await pilot.press("v")
         await shows(pilot, "[errors]", "ValueError")

@@ -161,6 +161,7 @@ async def test_wrapping_marks_and_times() -> None:
         assert "00:00:00" in text(app)
         await pilot.press("m")
         assert "── mark" in text(app)
+        assert "---- mark" in app.log_pane.all_text(), "also in what is saved and paged"
 
 
 async def test_selected_text_is_copied_without_borders() -> None:
