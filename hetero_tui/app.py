@@ -39,7 +39,7 @@ from hetero_tui.screens.dialogs import Confirm, ErrorDialog
 from hetero_tui.screens.questions import failure_text, launch_anyway_question, quit_question
 from hetero_tui.session import ImageSession
 from hetero_tui.theme import AsciiFilter, Glyphs, default_theme
-from hetero_tui.themes import OWN_THEMES
+from hetero_tui.themes import OWN_THEMES, muted
 from hetero_tui.views import RunState
 from hetero_tui.widgets.lines import glyphs_of
 
@@ -136,6 +136,12 @@ class HeteroApp(App[int]):
     def glyphs(self) -> Glyphs:
         """What to draw with."""
         return glyphs_of(self)
+
+    def get_css_variables(self) -> dict[str, str]:
+        """Add the colour of muted text."""
+        variables = super().get_css_variables()
+        self.theme_variables = {**variables, "muted": muted(variables)}
+        return self.theme_variables
 
     def get_line_filters(self) -> Sequence[LineFilter]:
         """In ASCII mode nothing else leaves, whatever drew it."""

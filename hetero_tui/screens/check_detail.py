@@ -18,7 +18,7 @@ COLOURS: Mapping[Verdict, str] = {
     Verdict.WARN: "$text-warning",
     Verdict.FAIL: "$text-error",
     Verdict.UNKNOWN: "$text-warning",
-    Verdict.SKIP: "$text-muted",
+    Verdict.SKIP: "$muted",
 }
 HOW: Mapping[Way, str] = {
     Way.COPY: "y copies",
@@ -60,9 +60,9 @@ def check_detail(
     if finding.fix is not None:
         pieces += _fix(finding.fix, plan)
     if finding.evidence:
-        pieces += [("\nEvidence\n", "bold"), (clean_block(finding.evidence), "$text-muted"), "\n"]
+        pieces += [("\nEvidence\n", "bold"), (clean_block(finding.evidence), "$muted"), "\n"]
     if result.seconds:
-        pieces.append((f"\nanswered in {result.seconds:.2f} s", "$text-muted"))
+        pieces.append((f"\nanswered in {result.seconds:.2f} s", "$muted"))
     return Content.assemble(*pieces)
 
 
@@ -77,20 +77,21 @@ def _fix(fix: Fix, plan: FixPlan | None) -> list[Piece]:
     pieces: list[Piece] = [("\nFix", "bold"), f"{where}{root} ({how})\n{clean_block(fix.text)}\n"]
     pieces += [(f"  {clean(command)}\n", "$text-accent") for command in fix.commands]
     if fix.new_login and plan and plan.way is not Way.COPY:
-        pieces.append(("  it takes effect with a new login: the connection is then made anew\n", "$text-muted"))
+        pieces.append(("  it takes effect with a new login: the connection is then made anew\n", "$muted"))
     return pieces
 
 
 def group_detail(row: GroupRow, state: ChecklistState, hosts: Sequence[str], glyphs: Mapping[Verdict, str]) -> Content:
     """Say what a group holds, the worst first."""
-    pieces: list[Piece] = [(row.group, "bold"), f" · {len(row.checks)} checks (space folds, z folds all)\n\n"]
+    counted = "1 check" if len(row.checks) == 1 else f"{len(row.checks)} checks"
+    pieces: list[Piece] = [(row.group, "bold"), f" · {counted} (space folds, z folds all)\n\n"]
     found: list[tuple[CheckInfo, CheckResult]] = []
     for check in row.checks:
         answers = [state.results[place] for place in places_of(check, hosts) if place in state.results]
         found += [(check, each) for each in answers if each.finding.verdict in (Verdict.FAIL, Verdict.UNKNOWN)]
         at_worst = worst(state.results, places_of(check, hosts))
         word = f"{glyphs[at_worst[0]]} {at_worst[0].value}" if at_worst else "not run"
-        style = COLOURS[at_worst[0]] if at_worst else "$text-muted"
+        style = COLOURS[at_worst[0]] if at_worst else "$muted"
         pieces += [(f"{word:<10}", style), f" {check.title}\n"]
     for check, result in found[:20]:
         where = result.host or "whole cluster"

@@ -11,7 +11,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Container, VerticalScroll
 from textual.content import Content
 from textual.strip import Strip
-from textual.widgets import Footer, Input, Static
+from textual.widgets import Input, Static
 
 from hetero_tui.checklist import ORDER, ChecklistState, Place, affected
 from hetero_tui.messages import CheckMoved, ChecksEnded, OperationFailed
@@ -22,6 +22,7 @@ from hetero_tui.screens.fixing import FixEnded, Fixing, tell
 from hetero_tui.session import PreparingSession
 from hetero_tui.theme import VERDICT_TONES
 from hetero_tui.widgets.checklist_grid import ChecklistGrid
+from hetero_tui.widgets.key_footer import KeyFooter
 from hetero_tui.widgets.lines import LineView
 from remote.checks.model import Fix, Verdict
 from remote.fixes import FixPlan, Way
@@ -126,7 +127,7 @@ class ChecklistScreen(LiveScreen):
             yield ChecklistGrid(self.session, self.state)
             with VerticalScroll(id="detail", can_focus=True):
                 yield Static(id="detail-text")
-        yield Footer(compact=True, show_command_palette=False)
+        yield KeyFooter()
 
     def on_mount(self) -> None:
         """Start on the grid."""

@@ -11,12 +11,13 @@ from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.message import Message
-from textual.widgets import Footer, Static
+from textual.widgets import Static
 from textual.worker import Worker
 
 from hetero_tui.sanitize import clean_block
 from hetero_tui.screens.base import LiveScreen
 from hetero_tui.widgets.data_bars import DataBars
+from hetero_tui.widgets.key_footer import KeyFooter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,7 +72,7 @@ class DataScreen(LiveScreen):
         yield DataBars(self.session.inventory.master.name, self.session.inventory.training.data_dir)
         with VerticalScroll(id="data-problems"):
             yield Static(id="data-problems-text")
-        yield Footer(compact=True, show_command_palette=False)
+        yield KeyFooter()
 
     def on_mount(self) -> None:
         """Ask the hosts."""

@@ -40,7 +40,7 @@ def help_text(screen: Screen[object], glyphs: Glyphs) -> Content:
     for name, rows in groups.items():
         pieces.append((f"{name.replace('_', ' ').title()}\n", "bold $text-accent"))
         for display, description, name in rows:
-            pieces += [(f"  {display:<16}", "bold"), f"{description:<28}", (f"{name}\n", "$text-muted")]
+            pieces += [(f"  {display:<16}", "bold"), f"{description:<28}", (f"{name}\n", "$muted")]
         pieces.append("\n")
     pieces.append(("Glyphs\n", "bold $text-accent"))
     pieces.append("  " + "  ".join(f"{glyph} {state.value}" for state, glyph in glyphs.ranks.items()) + "\n")

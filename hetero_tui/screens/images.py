@@ -11,12 +11,13 @@ from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.message import Message
-from textual.widgets import Footer, Static
+from textual.widgets import Static
 
 from hetero_tui.sanitize import clean_block
 from hetero_tui.screens.base import LiveScreen
 from hetero_tui.session import ImageSession
 from hetero_tui.widgets.image_bars import ImageBars
+from hetero_tui.widgets.key_footer import KeyFooter
 
 if TYPE_CHECKING:
     from hetero_tui.session import SessionProtocol
@@ -78,7 +79,7 @@ class ImagesScreen(LiveScreen):
         yield ImageBars()
         with VerticalScroll(id="image-problems"):
             yield Static(id="image-problems-text")
-        yield Footer(compact=True, show_command_palette=False)
+        yield KeyFooter()
 
     def on_mount(self) -> None:
         """Ask the engines."""

@@ -11,18 +11,20 @@ from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.geometry import Size
 from textual.strip import Strip
-from textual.widgets import Footer, Static
+from textual.widgets import Static
 
 from hetero_tui.messages import LaunchEnded, LaunchMoved
 from hetero_tui.sanitize import clean, clean_block
 from hetero_tui.screens.base import LiveScreen
 from hetero_tui.widgets.bars import bar
+from hetero_tui.widgets.key_footer import KeyFooter
 from hetero_tui.widgets.lines import LineView, fit
 from hetero_tui.widgets.log_pane import LogPane
 from remote.checks.model import Verdict
+from remote.progress import LaunchProgress
 
 if TYPE_CHECKING:
-    from hetero_tui.session import LaunchProgress, SessionProtocol
+    from hetero_tui.session import SessionProtocol
 
 PHASES: Final = ("creating", "created", "starting", "importing", "ready", "go", "training")
 WORDS: Final = {
@@ -60,6 +62,12 @@ class LaunchTable(LineView, can_focus=True):
         self.progress[progress.host] = progress
         self.virtual_size = Size(self.size.width, len(self._session.inventory.hosts) + 1)
         self.refresh()
+
+    def taken_back(self) -> None:
+        """Show that whatever had begun has been stopped again; nothing is under way any more."""
+        for each in tuple(self.progress.values()):
+            if each.phase != "failed":
+                self.moved(LaunchProgress(each.host, "stopped"))
 
     def render_line(self, y: int) -> Strip:
         """Draw the heading or a host."""
@@ -117,7 +125,7 @@ class LaunchScreen(LiveScreen):
         with VerticalScroll(id="launch-error", can_focus=True):
             yield Static(id="launch-error-text")
         yield LogPane(self.session, "log", id="launch-log")
-        yield Footer(compact=True, show_command_palette=False)
+        yield KeyFooter()
 
     def on_mount(self) -> None:
         """Give the table a line for each host."""
@@ -140,6 +148,7 @@ class LaunchScreen(LiveScreen):
             return
         text = Content.assemble(("Launch failed. ", "bold $text-error"), clean_block(str(message.error)))
         self.query_one("#launch-error-text", Static).update(text)
+        self.query_one(LaunchTable).taken_back()
         self.query_one("#launch-error").add_class("-shown")
         self.query_one("#launch-error").focus()
 

@@ -10,11 +10,12 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container, VerticalScroll
 from textual.content import Content
-from textual.widgets import Footer, Static
+from textual.widgets import Static
 
 from hetero_tui.preflight import PreflightProtocol
 from hetero_tui.sanitize import clean
 from hetero_tui.screens.base import LiveScreen
+from hetero_tui.widgets.key_footer import KeyFooter
 from hetero_tui.widgets.matrix_grid import SLOW, MatrixGrid, is_translated, mbit, milliseconds
 from remote.checks.network_report import LinkError, PairLink, PairMatrix
 
@@ -56,7 +57,7 @@ class MatrixScreen(LiveScreen):
             yield MatrixGrid(self.session, self._preflight)
             with VerticalScroll(id="detail", can_focus=True):
                 yield Static(id="matrix-text")
-        yield Footer(compact=True, show_command_palette=False)
+        yield KeyFooter()
 
     def on_mount(self) -> None:
         """Start on the grid."""
@@ -109,7 +110,7 @@ def _link(matrix: PairMatrix, grid: MatrixGrid, source: str, target: str) -> lis
     if link.error is not None:
         pieces += [("failed    ", "bold $text-error"), f"{MEANING[link.error]}\n"]
         if link.detail:
-            pieces.append((f"          {clean(link.detail)}\n", "$text-muted"))
+            pieces.append((f"          {clean(link.detail)}\n", "$muted"))
     else:
         pieces += [("connects  ", "$text-success"), f"in {milliseconds(link.seconds)}\n"]
     pieces += _figures(link)

@@ -10,7 +10,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Container, Horizontal, Vertical, VerticalScroll
 from textual.geometry import Size
 from textual.strip import Strip
-from textual.widgets import ContentSwitcher, Footer
+from textual.widgets import ContentSwitcher
 
 from hetero_tui.formats import percent, rate
 from hetero_tui.messages import RankChosen
@@ -21,6 +21,7 @@ from hetero_tui.widgets.diagnosis_lines import StragglerLines, WhatIfTable
 from hetero_tui.widgets.failure_lines import FailureLines
 from hetero_tui.widgets.header_bar import HeaderBar
 from hetero_tui.widgets.heat_map import HeatMap
+from hetero_tui.widgets.key_footer import KeyFooter
 from hetero_tui.widgets.line_chart import LineChart
 from hetero_tui.widgets.lines import LineView
 from hetero_tui.widgets.log_pane import LogPane
@@ -157,7 +158,7 @@ class MonitorScreen(LiveScreen):
             with Vertical(id="events"):
                 yield FailureLines(self.session)
                 yield LogPane(self.session, "events", id="events-pane")
-        yield Footer(compact=True, show_command_palette=False)
+        yield KeyFooter()
 
     def on_mount(self) -> None:
         """Start on the table."""

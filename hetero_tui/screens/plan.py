@@ -8,10 +8,11 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.content import Content
-from textual.widgets import Footer, Static
+from textual.widgets import Static
 
 from hetero_tui.sanitize import clean
 from hetero_tui.screens.base import LiveScreen
+from hetero_tui.widgets.key_footer import KeyFooter
 
 if TYPE_CHECKING:
     from hetero_tui.session import SessionProtocol
@@ -28,11 +29,11 @@ def plan_text(plan: LaunchPlan, *, full: bool) -> Content:
         f"global batch {plan.global_batch}, policy {clean(plan.policy)}\n",
         f"  rendezvous at {clean(plan.master_address)}:{plan.master_port} on {clean(plan.master)}\n",
     ]  # fmt: skip
-    pieces += [(f"  {clean(note)}\n", "$text-muted") for note in plan.notes]
+    pieces += [(f"  {clean(note)}\n", "$muted") for note in plan.notes]
     for host in plan.hosts:
         pieces += _host(host, full=full)
     if not full:
-        pieces.append(("\ne shows every environment variable, label and mount\n", "$text-muted"))
+        pieces.append(("\ne shows every environment variable, label and mount\n", "$muted"))
     return Content.assemble(*pieces)
 
 
@@ -41,16 +42,16 @@ def _host(host: HostPlan, *, full: bool) -> list[Piece]:
     pieces: list[Piece] = ["\n", (clean(host.host), "bold $text-success"), f"  {devices}"]
     if host.simulated:
         pieces.append(("  simulated speed", "bold $text-warning"))
-    what = f"container {clean(host.container_name)} from {clean(host.image)}"
+    what = f"container {clean(host.container_name)}\n  from {clean(host.image)}"
     if host.runtime == "process":
         what = "processes without a container"
     pieces.append(f"\n  {what}, network {clean(host.network_mode)}\n")
-    pieces += [("  $ ", "$text-muted"), f"{clean(' '.join(host.argv))}\n"]
+    pieces += [("  $ ", "$muted"), f"{clean(' '.join(host.argv))}\n"]
     if full:
-        pieces += [(f"    {clean(name)}={clean(value)}\n", "$text-muted") for name, value in host.env]
-        pieces += [(f"    label {clean(name)}={clean(value)}\n", "$text-muted") for name, value in host.labels]
+        pieces += [(f"    {clean(name)}={clean(value)}\n", "$muted") for name, value in host.env]
+        pieces += [(f"    label {clean(name)}={clean(value)}\n", "$muted") for name, value in host.labels]
         pieces += [
-            (f"    mount {clean(source)} -> {clean(target)} ({mode})\n", "$text-muted")
+            (f"    mount {clean(source)} -> {clean(target)} ({mode})\n", "$muted")
             for source, target, mode in host.mounts
         ]
     return pieces
@@ -77,7 +78,7 @@ class PlanScreen(LiveScreen):
         yield self.header()
         with VerticalScroll(id="plan-scroll"):
             yield Static(plan_text(self.plan, full=False), id="plan-text")
-        yield Footer(compact=True, show_command_palette=False)
+        yield KeyFooter()
 
     def on_mount(self) -> None:
         """Scroll with the keys at once."""

@@ -11,12 +11,13 @@ from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.message import Message
-from textual.widgets import Footer, Static
+from textual.widgets import Static
 
 from hetero_tui import formats, prediction_report
 from hetero_tui.preflight import PreflightProtocol
 from hetero_tui.sanitize import clean
 from hetero_tui.screens.base import LiveScreen
+from hetero_tui.widgets.key_footer import KeyFooter
 from hetero_tui.widgets.lines import fit
 from remote.errors import RemoteError
 from remote.prediction import Outcome, Prediction
@@ -69,7 +70,7 @@ class PredictionScreen(LiveScreen):
         yield self.header()
         with VerticalScroll(id="prediction-scroll"):
             yield Static(Content("Predicting…"), id="prediction-text")
-        yield Footer(compact=True, show_command_palette=False)
+        yield KeyFooter()
 
     def on_mount(self) -> None:
         """Predict from what is known."""
@@ -167,7 +168,7 @@ def prediction_pieces(prediction: Prediction, width: int, now: float, eighths: s
     bar = max(0, min(40, width - label - 46))
     short = width < 96
     heading = "compute + gradients" if short else f"{'':{bar}} a step is"
-    pieces.append((f"{'':{label}}  {'samples/s':>9} {'':>6}  {heading}\n", "$text-muted"))
+    pieces.append((f"{'':{label}}  {'samples/s':>9} {'':>6}  {heading}\n", "$muted"))
     for text, outcome in rows:
         pieces += _row(text, outcome, label, 0 if short else bar, (base, most), eighths)
         pieces.append(f"{short_step(outcome) if short else f' {prediction_report.step_words(outcome)}'}\n")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 POLICIES: Final = (
     ("equal", "every rank the same number of samples"),
-    ("static", "shares from the speeds measured at the start, never changed"),
+    ("static", "shares from the speeds at the start, never changed"),
     ("proportional", "shares follow the speeds measured while training"),
     ("dynamic", "shares are solved again when speeds have really changed"),
     ("hybrid", "dynamic, within the limits of each rank's memory"),

@@ -35,17 +35,20 @@ def fit(text: str, width: int, align: Align = "left", ellipsis: str = "…") -> 
 class LineBuilder:
     """Collects pieces of one line."""
 
-    __slots__ = ("base", "segments", "width")
+    __slots__ = ("base", "over", "segments", "width")
 
-    def __init__(self, base: Style) -> None:
+    def __init__(self, base: Style, over: Style | None = None) -> None:
+        """``over`` is laid over every piece: what colours mean cannot be read on the colour of a cursor."""
         self.base = base
+        self.over = over
         self.segments: list[Segment] = []
         self.width = 0
 
     def add(self, text: str, style: Style | None = None) -> LineBuilder:
         """Append text; ``style`` is laid over the base."""
         if text:
-            self.segments.append(Segment(text, self.base if style is None else self.base + style))
+            look = self.base if style is None else self.base + style
+            self.segments.append(Segment(text, look if self.over is None else look + self.over))
             self.width += len(text) if text.isascii() else cell_len(text)
         return self
 
@@ -108,7 +111,9 @@ class LineView(ScrollView, can_focus=False):
 
     def line(self, tone: str = "") -> LineBuilder:
         """Begin a line."""
-        return LineBuilder(self.base + self.tone(tone) if tone else self.base)
+        if not tone:
+            return LineBuilder(self.base)
+        return LineBuilder(self.base + self.tone(tone), self.tone(tone) if tone == "cursor" else None)
 
     def notify_style_update(self) -> None:
         """Forget cached styles: the theme or a class has changed."""
