@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tests.rig.clusters import TomlValue, cluster_toml, write_cluster
+from tests.rig.clusters import PATIENT, TomlValue, cluster_toml, write_cluster
 from tests.rig.hosts import Rig
 from tests.rig.machine import wait_for
 from tests.rig.places import REPOSITORY, RigError
@@ -29,7 +29,7 @@ class Client:
         self.rig = rig
         self.folder = folder
         self._process: subprocess.Popen[str] | None = None
-        self.cluster = write_cluster(folder, text or cluster_toml(rig, training))
+        self.cluster = write_cluster(folder, text or cluster_toml(rig, training) + PATIENT)
 
     def _command(self, name: str, *options: str) -> list[str]:
         return [sys.executable, "-m", "hetero_tui", name, *options, str(self.cluster)]

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 from tests.rig.hosts import Rig
 from tests.rig.machine import LOGIN_USER
 
 TomlValue = str | int | float | bool
+
+PATIENT: Final = "[limits]\nlaunch_seconds = 240.0\n"
+"""To be put behind an inventory: all hosts share one machine, which when busy takes minutes to import torch for all."""
 
 
 def _table(header: str, values: dict[str, TomlValue]) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.rig.client import Client
-from tests.rig.clusters import cluster_toml
+from tests.rig.clusters import PATIENT, cluster_toml
 from tests.rig.faults.bench import give_sudo, take_sudo
 from tests.rig.hosts import Rig, RigHost
 from tests.rig.machine import RIG_VARIABLE, wait_for, wait_ready
@@ -122,7 +122,7 @@ def left_behind(host: RigHost) -> str:
 
 
 def test_only_encrypted_packets_pass_between_the_hosts_and_nothing_stays(sudo_rig: Rig, tmp_path: Path) -> None:
-    text = cluster_toml(sudo_rig, {"epochs": 200, "samples": 1920}) + ENCRYPTED
+    text = cluster_toml(sudo_rig, {"epochs": 200, "samples": 1920}) + ENCRYPTED + PATIENT
     client = Client(sudo_rig, tmp_path, text)
     hosts = {host.address for host in sudo_rig.hosts}
     with listening(sudo_rig) as wire:
