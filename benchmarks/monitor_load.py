@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import random
 import sys
 import time
@@ -116,7 +117,9 @@ def main() -> None:
         ranks.step(number, 0.1)
     out.flush()
     if kind == "nothing":
-        time.sleep(3600)
+        reader = os.getppid()
+        while os.getppid() == reader:
+            time.sleep(1)
         return
     rate = float(sys.argv[3])
     if kind == "steps":
