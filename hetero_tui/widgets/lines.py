@@ -113,7 +113,8 @@ class LineView(ScrollView, can_focus=False):
         """Begin a line."""
         if not tone:
             return LineBuilder(self.base)
-        return LineBuilder(self.base + self.tone(tone), self.tone(tone) if tone == "cursor" else None)
+        over = self.tone(tone) + Style(dim=False) if tone == "cursor" else None
+        return LineBuilder(self.base + self.tone(tone), over)
 
     def notify_style_update(self) -> None:
         """Forget cached styles: the theme or a class has changed."""
