@@ -200,7 +200,7 @@ async def bring_home(
             home.states[host] = state
             if state.state in (State.RUNNING, State.EXITED) and not discard:
                 if ended is not None:
-                    await ended(host, runtime)
+                    await _tell_ended(run_id, host, runtime, ended)
                 if not await _fetch_or_keep(run_id, host, runtime, folder, report, home):
                     return
             async with _answering("the run was not removed", grace + ANSWER_SECONDS):
@@ -232,6 +232,16 @@ async def _answering(what: str, seconds: float) -> AsyncIterator[None]:
         if not limit.expired():
             raise
         raise TimeoutError(f"{what} within {seconds:.0f} s") from error
+
+
+async def _tell_ended(
+    run_id: str, host: str, runtime: HostRuntime, ended: Callable[[str, HostRuntime], Awaitable[None]]
+) -> None:
+    try:
+        await ended(host, runtime)
+    except (RemoteError, TimeoutError, OSError):
+        if not await _is_gone(run_id, runtime):
+            raise
 
 
 async def _fetch_or_keep(

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from remote.checkpoints import newest_complete, newest_good, step_of
-from remote.errors import ConnectionDropped, ResultsError
+from remote.errors import CommandFailed, ConnectionDropped, ResultsError
 from remote.inventory import parse_inventory
 from remote.progress import LaunchProgress
 from remote.results import Archive, HomeReport, Source, bring_home, fetch_output
 from remote.resume import choose_resume, resuming
 from remote.run_dir import Ended, RunDir
 from remote.run_end import write_end
-from remote.runtime import Fetched, FetchReport, HostRunState, State
+from remote.runtime import Fetched, FetchReport, HostRunState, HostRuntime, State
 from remote.unpack import HostileArchive
 from tests.unit.archives import Member, checkpoint, file, packed, special, stream
 from tests.unit.launching import RUN, Reports
@@ -162,6 +162,18 @@ async def test_two_who_end_the_same_run_do_not_trip_over_each_other(tmp_path: Pa
     home, reports = await end_of(host, tmp_path)
     assert (home.kept, home.unreachable) == ({}, {})
     assert reports.phases("gpu-box") == ["ending", "stopped"]
+
+
+@pytest.mark.parametrize("is_removed", [True, False])
+async def test_only_a_log_that_somebody_else_removed_need_not_be_read(tmp_path: Path, is_removed: bool) -> None:
+    host = Host(FetchReport("gpu-box", ()))
+
+    async def ended(name: str, runtime: HostRuntime) -> None:
+        host.state = State.MISSING if is_removed else State.EXITED
+        raise CommandFailed("the log cannot be read", host=name)
+
+    home = await bring_home(RUN, {"gpu-box": host}, tmp_path, Reports(), ended=ended)  # type: ignore[dict-item]
+    assert list(home.unreachable) == ([] if is_removed else ["gpu-box"])
 
 
 @pytest.mark.parametrize("asked_for", ["inspect", "end", "stop"])
