@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hetero_tui import exit_codes, headless
+from hetero_tui import exit_codes, run_to_end
 from hetero_tui.stored_runs import find_run
 from hetero_tui.views import RunState
 from tests.rig.client import Client
@@ -118,7 +118,7 @@ async def test_a_killed_client_changes_nothing_another_takes_over_and_all_of_it_
         store = session.store
         killed_at = store.cluster_view().step
         well = (RunState.FINISHED, RunState.STOPPED)
-        watching = asyncio.create_task(headless.follow(session, as_json=True, well=well))
+        watching = asyncio.create_task(run_to_end.follow(session, as_json=True, well=well))
         await until(lambda: store.cluster_view().step > killed_at + 3, 180)
         await session.control({"command": "policy", "policy": "equal"})
         await until(lambda: store.cluster_view().policy == "equal", 180)
