@@ -16,7 +16,7 @@ from hetero_tui.screens.dialogs import Ask, Choice, Confirm, ErrorDialog
 from hetero_tui.screens.help import HelpScreen
 from hetero_tui.screens.jump import JumpScreen
 from hetero_tui.screens.monitor import TABS, MonitorScreen
-from hetero_tui.screens.replay import ReplayScreen
+from hetero_tui.screens.replay import ReplayScreen, StepQuestion
 from remote.progress import HostStatus
 from tests.pilot.album import Scene
 from tests.pilot.fake_session import FakeHost, FakeSession
@@ -174,4 +174,5 @@ SCENES: Final = (
     Scene("palette", CommandPalette, monitor(), then(watching, "ctrl+p", opens=CommandPalette)),
     Scene("palette-search", CommandPalette, monitor(), then(watching, "ctrl+p", *"rank 2", opens=CommandPalette)),
     Scene("replay", ReplayScreen, _replay, _replaying),
+    Scene("replay-step", StepQuestion, _replay, then(_replaying, "colon", opens=StepQuestion)),
 )
