@@ -70,6 +70,11 @@ def count(value: int) -> str:
     return f"{value:,}".replace(",", " ")
 
 
+def counted(value: int, noun: str) -> str:
+    """How many of something: ``1 line``, ``12 044 lines``."""
+    return f"{count(value)} {noun}{'' if value == 1 else 's'}"
+
+
 def percent(fraction: float, digits: int = 0) -> str:
     """A fraction as percent, never ``100`` for what is a little less."""
     value = 100 * fraction

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from textual.content import Content
 
 from hetero_tui.checklist import ChecklistState, GroupRow, Place, places_of, worst
+from hetero_tui.formats import counted
 from hetero_tui.sanitize import clean, clean_block
 from hetero_tui.session import CheckInfo, HostStatus
 from remote.checks.model import CheckResult, Fix, Verdict
@@ -83,8 +84,10 @@ def _fix(fix: Fix, plan: FixPlan | None) -> list[Piece]:
 
 def group_detail(row: GroupRow, state: ChecklistState, hosts: Sequence[str], glyphs: Mapping[Verdict, str]) -> Content:
     """Say what a group holds, the worst first."""
-    counted = "1 check" if len(row.checks) == 1 else f"{len(row.checks)} checks"
-    pieces: list[Piece] = [(row.group, "bold"), f" · {counted} (space folds, z folds all)\n\n"]
+    pieces: list[Piece] = [
+        (row.group, "bold"),
+        f" · {counted(len(row.checks), 'check')} (space folds, z folds all)\n\n",
+    ]
     found: list[tuple[CheckInfo, CheckResult]] = []
     for check in row.checks:
         answers = [state.results[place] for place in places_of(check, hosts) if place in state.results]

@@ -10,6 +10,7 @@ from textual.geometry import Size
 from textual.strip import Strip
 
 from hetero_tui.data_report import standing
+from hetero_tui.formats import counted
 from hetero_tui.image_report import size_text
 from hetero_tui.sanitize import clean
 from hetero_tui.widgets.bars import bar
@@ -86,7 +87,7 @@ class DataBars(LineView, can_focus=True):
             text = " Comparing names and sizes…" if index == 0 else ""
             return self.line().add(text, self.tone("dim")).strip(width)
         if index == 0:
-            size = f"{len(self.state.sizes)} files, {size_text(sum(self.state.sizes.values()))}"
+            size = f"{counted(len(self.state.sizes), 'file')}, {size_text(sum(self.state.sizes.values()))}"
             line = self.line().add("   ").cell(clean(self._master), NAME_WIDTH, self.tone("bold"))
             return line.add(f" {size} in {clean(self._folder)}: the measure for the others").strip(width)
         hosts = tuple(self.state.differences)

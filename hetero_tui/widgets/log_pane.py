@@ -14,7 +14,7 @@ from textual.containers import Vertical
 from textual.strip import Strip
 from textual.widgets import Input
 
-from hetero_tui.formats import count
+from hetero_tui.formats import count, counted
 from hetero_tui.views import EventRecord, LogRecord
 from hetero_tui.widgets.lines import LineView
 from hetero_tui.widgets.log_filter import Entry
@@ -83,12 +83,12 @@ class LogStatus(LineView):
             line.add(f"{dot}[{log.level}]", self.tone("warn"))
         if log.filter_source:
             word = "without" if log.filter_source.startswith("!") else "marked:" if log.highlight else "with"
-            shown = f"{count(log.shown)} of {count(log.total)} lines {word} {log.filter_source.removeprefix('!')}"
+            shown = f"{count(log.shown)} of {counted(log.total, 'line')} {word} {log.filter_source.removeprefix('!')}"
             line.add(dot).add(shown, self.tone("accent"))
         elif log.level != "all":
-            line.add(f"{dot}{count(log.shown)} of {count(log.total)} lines", self.tone("accent"))
+            line.add(f"{dot}{count(log.shown)} of {counted(log.total, 'line')}", self.tone("accent"))
         else:
-            line.add(f"{dot}{count(log.total)} lines", self.tone("dim"))
+            line.add(f"{dot}{counted(log.total, 'line')}", self.tone("dim"))
         skipped = self._skipped()
         if skipped:
             line.add(f"{dot}! {count(skipped)} too fast to show, in the run's folder", self.tone("warn"))

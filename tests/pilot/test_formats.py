@@ -23,6 +23,9 @@ def test_numbers_fit_their_columns(value: float) -> None:
 @pytest.mark.parametrize(
     ("shown", "expected"),
     [
+        (formats.counted(1, "line"), "1 line"),
+        (formats.counted(0, "line"), "0 lines"),
+        (formats.counted(12_044, "line"), "12 044 lines"),
         (formats.rate(0.524), "0.52"),
         (formats.rate(94.12), "94.1"),
         (formats.rate(508.4), "508"),
