@@ -41,6 +41,8 @@ async def runs_found(hosts: Hosts, note: Note) -> tuple[HostRunState, ...]:
     for name, error in errors.items():
         if not isinstance(error, (RemoteError, TimeoutError, OSError)):
             raise error  # a mistake in this program, not on a host
+        if isinstance(error, TimeoutError):
+            hosts.gave_up(name, one_line(error))
         note(f"cannot tell what runs there: {one_line(error)}", "warning", host=name)
     return tuple(sorted((run for runs in found.values() for run in runs), key=lambda run: (run.run_id, run.host)))
 

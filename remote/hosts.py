@@ -82,8 +82,13 @@ class Hosts:
             if not isinstance(error, (ConnectError, TimeoutError)):
                 raise error
 
+    def gave_up(self, name: str, reason: str) -> None:
+        """Remember that a connected host did not answer, so that the same command does not wait for it twice."""
+        link = self._links[name]
+        link.error, link.failed_at = ConnectError(reason, host=name), time.monotonic()
+
     def just_failed(self, name: str) -> ConnectError | None:
-        """Return why a host could not be reached a moment ago; None when it is worth another try."""
+        """Return why a host did not answer a moment ago; None when it is worth another try."""
         link = self._links[name]
         return link.error if time.monotonic() - link.failed_at < JUST_SECONDS else None
 

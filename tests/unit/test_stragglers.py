@@ -3,12 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
-from hetero_tui.homecoming import grace_left
+from hetero_tui.homecoming import Homecoming, grace_left
+from hetero_tui.reach import runs_found
 from remote.errors import RemoteError
+from remote.hosts import Hosts
+from remote.inventory import parse_inventory
+from remote.local import LocalRunner
+from remote.process_runtime import ProcessRuntime
+from remote.runtime import HostRunState, State
 from remote.stragglers import gather_soon
+
+TWO_HOSTS = """
+[cluster]
+name = "lab"
+master = "quick"
+[limits]
+no_contact_seconds = 1.0
+[training]
+workload = "simple_cnn"
+[[hosts]]
+name = "quick"
+address = "192.0.2.1"
+runtime = "process"
+[[hosts]]
+name = "frozen"
+address = "192.0.2.2"
+runtime = "process"
+"""
 
 
 async def _answer(event: asyncio.Event, answer: str) -> str:
@@ -74,6 +99,32 @@ async def test_whoever_is_cancelled_cancels_what_was_asked() -> None:
 
 async def _wait_for(task: asyncio.Task[str]) -> str:
     return await task
+
+
+async def test_a_host_whose_engine_is_frozen_is_waited_for_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    inventory = parse_inventory(TWO_HOSTS)
+    hosts = Hosts(inventory)
+    never = asyncio.Event()
+    asked: list[str] = []
+
+    async def runs(name: str) -> tuple[HostRunState, ...]:
+        if name == "frozen":
+            await never.wait()
+        return (HostRunState(name, "20260101-120000-abcd", State.RUNNING),)
+
+    async def runtime(name: str) -> ProcessRuntime:
+        asked.append(name)
+        return ProcessRuntime(name, LocalRunner())
+
+    monkeypatch.setattr(hosts, "runs", runs)
+    monkeypatch.setattr(hosts, "runtime", runtime)
+    noted: list[str] = []
+    found = await runs_found(hosts, lambda text, level="info", host="": noted.append(host))
+    assert ([run.host for run in found], noted) == (["quick"], ["frozen"])
+    runtimes, unreachable = await Homecoming(inventory, tmp_path).reachable(hosts)
+    assert (list(runtimes), list(unreachable), asked) == (["quick"], ["frozen"], ["quick"])
 
 
 @pytest.mark.parametrize(("elapsed", "grace"), [(0.0, 10.0), (3.0, 7.0), (5.0, 5.0), (60.0, 5.0)])
