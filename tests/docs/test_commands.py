@@ -27,7 +27,7 @@ NOT_RUN_HERE: Final = {
     r"make screens": "takes pictures for minutes; the demo behind them is run by tests/demo",
     r"make bench|python -m benchmarks\..*": "takes minutes; tests/unit/test_benchmark_report.py judges its form",
     r"(HETERO_FUZZ_EXAMPLES=\d+ )?\.venv/bin/python -m (pytest tests/fuzz|tests\.fuzz .*)": "takes minutes or hours",
-    r"(\.venv/bin/)?pip install .*|pipx install .*|uv tool install .*|git clone .*": "tests/packaging installs the wheel",
+    r"(\.venv/bin/)?pip install .*|(pipx|uv tool) install .*|git clone .*": "tests/packaging installs the wheel",
     r"docker build .*": "takes a base image from a registry; tests/rig builds the same Dockerfile from its own base",
     r"pip download .*": "downloads gigabytes",
     r"(sudo|ssh|wsl|colima|brew|winget|apt|systemctl|ufw) .*": "is for another machine",
