@@ -112,6 +112,18 @@ def pull_cable(scene: Scene) -> Outcome:
     return Outcome(f"cable of {host.name} out for {seconds:.1f} s")
 
 
+def cut_off_client(scene: Scene) -> Outcome:
+    """Take this program's machine off the network, as a suspended laptop is: no host hears it, the hosts each other."""
+    seconds = scene.random.uniform(0.5, 8.0)
+    rule = ("INPUT", "-s", scene.world.rig.network.master_address, "-j", "DROP")
+    for host in scene.world.rig.hosts:
+        host.iptables("-A", *rule)
+    _hold(seconds)
+    for host in scene.world.rig.hosts:
+        host.iptables("-D", *rule)
+    return Outcome(f"the client off the network for {seconds:.1f} s")
+
+
 def kill_client(scene: Scene) -> Outcome:
     """SIGKILL this program on the master's side."""
     scene.client.send_signal(signal.SIGKILL)
@@ -178,6 +190,7 @@ _COMMON: Final[dict[Inject, int]] = {
     kill_sshd: 3,
     partition: 3,
     pull_cable: 3,
+    cut_off_client: 3,
     kill_client: 4,
     freeze_client: 2,
     kill_agent: 1,
