@@ -115,7 +115,7 @@ def pull_cable(scene: Scene) -> Outcome:
 def cut_off_client(scene: Scene) -> Outcome:
     """Take this program's machine off the network, as a suspended laptop is: no host hears it, the hosts each other."""
     seconds = scene.random.uniform(0.5, 8.0)
-    rule = ("INPUT", "-s", scene.world.rig.network.master_address, "-j", "DROP")
+    rule = ("INPUT", "-s", scene.world.rig.switch.master_address, "-j", "DROP")
     for host in scene.world.rig.hosts:
         host.iptables("-A", *rule)
     _hold(seconds)
