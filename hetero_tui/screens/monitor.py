@@ -154,7 +154,7 @@ class MonitorScreen(LiveScreen):
                     yield WhatIfTable(self.session)
                 yield Rebalances(self.session)
             yield ChartsPane(self.session)
-            yield LogPane(self.session, "log", id="logs")
+            yield LogPane(self.session, "log", id="logs", chips=True)
             with Vertical(id="events"):
                 yield FailureLines(self.session)
                 yield LogPane(self.session, "events", id="events-pane")

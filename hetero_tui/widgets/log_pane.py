@@ -17,6 +17,7 @@ from textual.widgets import Input
 from hetero_tui.formats import count, counted
 from hetero_tui.views import EventRecord, LogRecord
 from hetero_tui.widgets.lines import LineView
+from hetero_tui.widgets.log_chips import LogChips, Shown
 from hetero_tui.widgets.log_filter import Entry
 from hetero_tui.widgets.ring_log import RingLog
 from hetero_tui.windows import Ring
@@ -119,11 +120,12 @@ class LogPane(Vertical):
     LogPane.-filtering Input { display: block; }
     """
 
-    def __init__(self, session: SessionProtocol, what: str, *, id: str) -> None:
-        """``what`` is ``"log"`` for output or ``"events"`` for the list of events."""
+    def __init__(self, session: SessionProtocol, what: str, *, id: str, chips: bool = False) -> None:
+        """``what`` is ``"log"`` for output or ``"events"`` for the list of events; ``chips`` choose level and rank."""
         super().__init__(id=id)
         self._session = session
         self._what = what
+        self._has_chips = chips
         self.rank: int | None = None
         """Only this rank; all of them when ``None``."""
         self.log_view: RingLog[LogRecord] | RingLog[EventRecord]
@@ -153,7 +155,29 @@ class LogPane(Vertical):
         at = choices.index(self.rank) if self.rank in choices else 0
         self.rank = choices[(at + by) % len(choices)]
         self.log_view.rebuild()
+        self._renew()
+
+    def _shown(self) -> Shown:
+        return Shown(self.log_view.level, self.rank, tuple(self._session.store.ranks))
+
+    def _renew(self) -> None:
         self.query_one(LogStatus).refresh()
+        for chips in self.query(LogChips):
+            chips.pull()
+
+    @on(LogChips.RankChosen)
+    def rank_clicked(self, event: LogChips.RankChosen) -> None:
+        """Show one rank, or all."""
+        event.stop()
+        self.rank = event.rank
+        self.log_view.rebuild()
+        self._renew()
+
+    @on(LogChips.LevelChosen)
+    def level_clicked(self, event: LogChips.LevelChosen) -> None:
+        """Show from this level on."""
+        event.stop()
+        self.log_view.show_level(event.level)
 
     def action_full_screen(self) -> None:
         """Give the lines the whole screen, or take it back."""
@@ -167,6 +191,8 @@ class LogPane(Vertical):
     def compose(self) -> ComposeResult:
         """Status above, lines, filter below."""
         yield LogStatus(self.log_view, self._title, self._skipped)
+        if self._has_chips:
+            yield LogChips(self._shown)
         yield self.log_view
         yield Input(placeholder="regular expression, ! in front inverts; enter keeps it, esc clears", compact=True)
 
@@ -174,7 +200,7 @@ class LogPane(Vertical):
         """Show one rank, one host or everything."""
         self.rank = rank
         self.log_view.set_filter(host.replace(".", r"\.") if host else "")
-        self.query_one(LogStatus).refresh()
+        self._renew()
 
     def action_filter(self) -> None:
         """Open the filter."""
@@ -191,14 +217,14 @@ class LogPane(Vertical):
             self.show_rank(None)
         self.remove_class("-filtering")
         self.log_view.focus()
-        self.query_one(LogStatus).refresh()
+        self._renew()
 
     @on(Input.Changed)
     def filter_typed(self, event: Input.Changed) -> None:
         """Filter while typing."""
         event.stop()
         self.log_view.set_filter(event.value)
-        self.query_one(LogStatus).refresh()
+        self._renew()
 
     @on(Input.Submitted)
     def filter_kept(self, event: Input.Submitted) -> None:
@@ -211,4 +237,4 @@ class LogPane(Vertical):
     def lines_changed(self, event: RingLog.Changed) -> None:
         """Renew the status line."""
         event.stop()
-        self.query_one(LogStatus).refresh()
+        self._renew()

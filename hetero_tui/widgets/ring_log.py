@@ -416,7 +416,11 @@ class RingLog(LineView, Generic[T], can_focus=True):
     def action_level(self) -> None:
         """Show the next level: everything, warnings and errors, errors."""
         following = LEVELS[(LEVELS.index(self.level) + 1) % len(LEVELS)]
-        self._refilter(self.filter_source, following, highlight=self.highlight)
+        self.show_level(following)
+
+    def show_level(self, level: Level) -> None:
+        """Show only what is at least of this level."""
+        self._refilter(self.filter_source, level, highlight=self.highlight)
 
     def action_find(self, direction: int) -> None:
         """Go to the next or previous line that matches, and hold there."""

@@ -13,6 +13,8 @@ from hetero_tui.screens.monitor import MonitorScreen
 from hetero_tui.settings import load_settings
 from hetero_tui.widgets import log_export
 from hetero_tui.widgets.charts_pane import ChartsPane
+from hetero_tui.widgets.log_chips import LogChips
+from hetero_tui.widgets.log_pane import LogPane
 from hetero_tui.widgets.rank_table import RankTable
 from remote.errors import UserError
 from tests.pilot.fake_session import FakeHost
@@ -71,7 +73,7 @@ async def test_the_log_levels_marks_matches_and_takes_the_whole_screen(
         await shows(pilot, "[errors]", "ValueError")
         assert "UserWarning" not in text(app)
         await pilot.press("v", "slash", *"line 2", "enter", "h")
-        await shows(pilot, "marked: line 2", "plain line 3", "plain line 29")
+        await shows(pilot, "marked: line 2", "plain line 5", "plain line 29")
         await pilot.press("N")
         await shows(pilot, "FOLLOW OFF")
         await pilot.press("z")
@@ -81,6 +83,36 @@ async def test_the_log_levels_marks_matches_and_takes_the_whole_screen(
         await pilot.press("y")
         await until(pilot, lambda: (tmp_path / "hetero-tui" / "copied.txt").exists())
         assert "plain line" in (tmp_path / "hetero-tui" / "copied.txt").read_text("utf-8")
+
+
+async def test_level_and_rank_of_the_log_are_chosen_by_mouse() -> None:
+    session = make()
+    async with monitoring(session, (120, 35)) as (app, pilot, screen):
+        for number in range(8):
+            session.output(number % 4, f"plain line {number}")
+        session.output(2, "ValueError: something broke: an error")
+        await pilot.press("4")
+        await shows(pilot, " level [all] warnings  errors  rank [all] 0  1  2  3 ", "plain line 1")
+        row = next(line for line in painted(app) if " rank [all]" in line)
+        chips = screen.query_one("#logs", LogPane).query_one(LogChips)
+        await pilot.click(chips, offset=(row.index(" 2 "), 0))
+        await shows(pilot, "rank  all  0  1 [2] 3 ", "Log of rank 2", "plain line 2", "ValueError")
+        assert "plain line 1" not in text(app)
+        await pilot.click(chips, offset=(row.index("errors"), 0))
+        await shows(pilot, "level  all  warnings [errors]", "ValueError")
+        assert "plain line 2" not in text(app)
+
+
+async def test_of_many_ranks_the_chips_next_to_the_chosen_one_are_shown() -> None:
+    session = make(
+        fake_hosts=[FakeHost("gaming-pc", 90.0), *(FakeHost(f"node{number:03}", 50.0) for number in range(1, 64))]
+    )
+    async with monitoring(session, (80, 24)) as (app, pilot, _screen):
+        await pilot.press("4")
+        await shows(pilot, "rank [all] 0  1  2 ", " … ")
+        await pilot.press(*["left_square_bracket"] * 30)
+        await shows(pilot, " …  ", " 33 [34] 35 ")
+        assert not any(len(line.rstrip()) > 80 for line in painted(app))
 
 
 async def test_failures_say_what_they_mean_and_fold_what_followed() -> None:
