@@ -76,7 +76,7 @@ class HeteroApp(App[int]):
 
     TITLE = "hetero-tui"
     CSS_PATH = "hetero.tcss"
-    COMMANDS = App.COMMANDS | {RunCommands}
+    COMMANDS = {RunCommands}  # noqa: RUF012
     HORIZONTAL_BREAKPOINTS = [  # noqa: RUF012
         (0, "-tiny"),
         (60, "-narrow"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from textual.command import DiscoveryHit, Hit, Hits, Provider
@@ -37,7 +38,10 @@ HOST_ACTIONS: Final = (
 
 
 class RunCommands(Provider):
-    """Entries follow the state of the run."""
+    """Entries follow the state of the run; behind them are those of any app.
+
+    One provider for all: Textual asks several of them in the order of a set, another one at every start.
+    """
 
     def _entries(self) -> Iterator[tuple[str, str, Callable[[], object]]]:
         from hetero_tui.app import HeteroApp
@@ -65,10 +69,10 @@ class RunCommands(Provider):
 
     async def discover(self) -> Hits:
         """List the first entries."""
-        for index, (title, about, call) in enumerate(self._entries()):
-            if index >= MAX_DISCOVERED:
-                return
+        for title, about, call in islice(self._entries(), MAX_DISCOVERED):
             yield DiscoveryHit(title, call, help=about)
+        async for hit in self._of_any_app().discover():
+            yield hit
 
     async def search(self, query: str) -> Hits:
         """List what matches."""
@@ -77,3 +81,10 @@ class RunCommands(Provider):
             score = matcher.match(title)
             if score > 0:
                 yield Hit(score, matcher.highlight(title), call, help=about)
+        async for hit in self._of_any_app().search(query):
+            yield hit
+
+    def _of_any_app(self) -> Provider:
+        from textual.system_commands import SystemCommandsProvider
+
+        return SystemCommandsProvider(self.screen, self.match_style)

@@ -45,7 +45,7 @@ def installed(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_command_works_without_torch(installed: Path, tmp_path: Path) -> None:
     command = installed / "bin/hetero-tui"
     assert call(command, "--version", cwd=tmp_path).strip() == f"hetero-tui {__version__}"
-    assert "Commands" in call(command, "--help", cwd=tmp_path)
+    assert "─ Prepare ─" in call(command, "--help", cwd=tmp_path)
     assert "508" in call(command, "shares", "--speeds", "256,180,45,40", "--global-batch", "192", cwd=tmp_path)
     assert '"$defs"' in call(command, "schema", cwd=tmp_path)
     packages = call(installed / "bin/python", "-m", "pip", "list", "--format", "freeze")

@@ -95,7 +95,7 @@ async def test_what_is_missing_is_shown_brought_cancelled_and_gone_on_with(tmp_p
         await shows(pilot, "F shows what would be brought")
         await pilot.press("F")
         await until(pilot, lambda: isinstance(app.screen, DataScreen))
-        await shows(pilot, "1 files, 16.8 MB in", "lacks 1 file (big.bin), 16.8 MB", "has the same")
+        await shows(pilot, "1 file, 16.8 MB in", "lacks 1 file (big.bin), 16.8 MB", "has the same")
         assert not (tmp_path / HOSTS[-1].name).exists(), "looking changes nothing"
         await pilot.press("b")
         await shows(pilot, "16.8 MB of 16.8 MB")
