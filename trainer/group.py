@@ -9,9 +9,11 @@ Each generation uses its own TCPStore connection and its own key prefix: address
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
@@ -25,9 +27,14 @@ from torch._C._distributed_c10d import PrefixStore, TCPStore
 from trainer.errors import GroupBroken
 from trainer.link import Formation, Link
 from trainer.open_sockets import sockets
+from trainer.stuck import OnStuck, comes_back, end_process
 
 COLLECTIVE_TIMEOUT: Final = timedelta(minutes=30)
 STORE_TIMEOUT: Final = timedelta(seconds=60)
+LEAVE_SECONDS: Final = 20.0
+"""Leaving a group takes milliseconds, also on a busy machine; in a deadlock inside the backend it takes for ever."""
+INTERRUPTED_SECONDS: Final = 90.0
+"""Connecting to a store that does not answer takes ``STORE_TIMEOUT``, and cannot be interrupted before it answers."""
 INTERRUPT_SECONDS: Final = 0.02
 """A socket may be opened just after the others were shut down, so the watchdog looks again."""
 
@@ -35,8 +42,18 @@ INTERRUPT_SECONDS: Final = 0.02
 class Group:
     """The members that train together. Collectives are called from one thread; the watchdog is another."""
 
-    def __init__(self, link: Link, *, rank: int, run_id: str, address: str, port: int, backend: str) -> None:
-        """``address`` and ``port`` are those of the TCPStore."""
+    def __init__(
+        self,
+        link: Link,
+        *,
+        rank: int,
+        run_id: str,
+        address: str,
+        port: int,
+        backend: str,
+        on_stuck: OnStuck = end_process,
+    ) -> None:
+        """``address`` and ``port`` are those of the TCPStore; ``on_stuck`` is told what does not come back."""
         self.rank = rank
         self.members: tuple[int, ...] = ()
         self.generation = -1
@@ -45,6 +62,7 @@ class Group:
         self._address = address
         self._port = port
         self._backend = backend
+        self._on_stuck = on_stuck
         self._staging: dict[tuple[torch.dtype, int], Tensor] = {}
         self._guard = threading.Lock()
         self._inside = False
@@ -86,7 +104,8 @@ class Group:
         """Close the present group's connections; harmless without a group."""
         if dist.is_initialized():
             try:
-                dist.destroy_process_group()
+                with comes_back("leaving the group", LEAVE_SECONDS, self._on_stuck):
+                    dist.destroy_process_group()
             except RuntimeError as error:
                 # A group that is being given up may complain that a member is gone; that is why it is given up.
                 self._link.broken(self.generation, f"while leaving: {error}")
@@ -198,13 +217,19 @@ class Group:
             self.broken.set()
 
     def _watchdog(self) -> None:
+        interrupted_at = math.inf
         while True:
             self.broken.wait()
             if self._closed:
                 return
             with self._guard:
-                if self._inside and self.broken.is_set():
+                is_inside = self._inside and self.broken.is_set()
+                if is_inside:
                     self._interrupt()
+            interrupted_at = min(interrupted_at, time.monotonic()) if is_inside else math.inf
+            if time.monotonic() - interrupted_at > INTERRUPTED_SECONDS:
+                self._on_stuck(f"an interrupted collective did not come back within {INTERRUPTED_SECONDS:g} s")
+                interrupted_at = math.inf
             threading.Event().wait(INTERRUPT_SECONDS)
 
     def _interrupt(self) -> None:
