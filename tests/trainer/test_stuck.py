@@ -12,6 +12,7 @@ import torch.distributed as dist
 
 from trainer import group
 from trainer.group import Group
+from trainer.open_sockets import sockets
 from trainer.stuck import EXIT_CODE, comes_back
 
 
@@ -68,6 +69,8 @@ def test_a_collective_that_no_interruption_ends_is_told(monkeypatch: pytest.Monk
     told = Told()
     monkeypatch.setattr(group, "INTERRUPTED_SECONDS", 0.05)
     own = a_group(told)
+    # It is the test's process whose connections would be shut down.
+    monkeypatch.setattr(own, "_protected", frozenset(sockets()))
     link: Any = own._link
     link.reason = ""
     with own._collective():
