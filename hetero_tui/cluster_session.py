@@ -17,7 +17,7 @@ from hetero_tui.following import Following, catch_up
 from hetero_tui.homecoming import Homecoming
 from hetero_tui.merged_log import merged_log
 from hetero_tui.preflight import Preflight
-from hetero_tui.reach import named, reached, require_connected, runs_found
+from hetero_tui.reach import reached, require_connected, runs_found
 from hetero_tui.recording import RecordedStore, recorded_store, take_up
 from hetero_tui.session import CheckInfo, ConfirmHostKey, HostStatus, LaunchProgress
 from hetero_tui.store import Store
@@ -41,6 +41,7 @@ from remote.resume import Resume, choose_resume, resuming, without_hosts
 from remote.run_dir import RunDir, new_run_id
 from remote.run_end import require_ended, stored_run
 from remote.runtime import HostRunState, HostRuntime
+from remote.text import named
 
 if TYPE_CHECKING:
     from remote.hosts import Hosts

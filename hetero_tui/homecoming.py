@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from remote.errors import RemoteError
 from remote.inventory import Inventory
@@ -17,15 +17,10 @@ from remote.results import HomeReport, bring_home
 from remote.run_dir import RunDir
 from remote.run_end import append_rest, stored_run, write_end
 from remote.runtime import HostRuntime
-from remote.stragglers import gather_soon
-from remote.text import one_line
+from remote.text import named, one_line
 
 if TYPE_CHECKING:
     from remote.hosts import Hosts
-
-
-CONTACT_SECONDS: Final = 12.0
-"""To reach a host and what runs things there, when no host answers sooner."""
 
 
 class Note(Protocol):
@@ -56,18 +51,7 @@ class Homecoming:
     async def reachable(self, hosts: Hosts) -> tuple[dict[str, HostRuntime], dict[str, str]]:
         """Return what runs things on the hosts that answer, and why the others do not."""
         self._hosts = hosts
-
-        async def one(name: str) -> HostRuntime:
-            if error := hosts.just_failed(name):
-                raise error
-            return await hosts.runtime(name)
-
-        asked = {host.name: one(host.name) for host in self._inventory.hosts}
-        patience = self._inventory.limits.no_contact_seconds
-        runtimes, errors = await gather_soon(asked, patience=patience, at_most=CONTACT_SECONDS)
-        for error in errors.values():
-            if not isinstance(error, (RemoteError, TimeoutError, OSError)):
-                raise error  # a mistake in this program, not on a host
+        runtimes, errors = await hosts.ask_all(hosts.runtime)
         return runtimes, {name: one_line(error) for name, error in errors.items()}
 
     async def bring(
@@ -155,5 +139,6 @@ class Homecoming:
         if not is_encrypted(self._inventory):
             return
         if left := await sweep(hosts):
-            named = "; ".join(f"{name}: {why}" for name, why in left.items())
-            raise RemoteError(f"an overlay may be left on {named}", next_step="mend that and run hetero-tui stop again")
+            raise RemoteError(
+                f"an overlay may be left on {named(left)}", next_step="mend that and run hetero-tui stop again"
+            )

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from hetero_tui import formats
-from remote.answers import UNFIT
 from remote.errors import RemoteError
 from remote.prediction import HostSpeed, Outcome, Prediction
 from remote.speeds import NotMeasured
+from trainer.errors import UNFIT
 
 PREDICTION_FILE: Final = "prediction.json"
 """Kept beside the run it was made for."""

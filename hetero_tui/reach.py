@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from hetero_tui.homecoming import CONTACT_SECONDS, Homecoming, Note
+from hetero_tui.homecoming import Homecoming, Note
 from hetero_tui.session import HostStatus
-from remote.errors import ConnectError, RemoteError
+from remote.errors import ConnectError
 from remote.plan import LaunchPlan
 from remote.runtime import HostRunState, HostRuntime
-from remote.stragglers import gather_soon
 from remote.text import one_line
 
 if TYPE_CHECKING:
@@ -29,27 +28,12 @@ async def reached(
 
 async def runs_found(hosts: Hosts, note: Note) -> tuple[HostRunState, ...]:
     """Return what this program started on the hosts that answer, newest run last; the others are noted."""
-
-    async def one(name: str) -> tuple[HostRunState, ...]:
-        if error := hosts.just_failed(name):
-            raise error
-        return await hosts.runs(name)
-
-    asked = {host.name: one(host.name) for host in hosts.inventory.hosts}
-    patience = hosts.inventory.limits.no_contact_seconds
-    found, errors = await gather_soon(asked, patience=patience, at_most=CONTACT_SECONDS)
+    found, errors = await hosts.ask_all(hosts.runs)
     for name, error in errors.items():
-        if not isinstance(error, (RemoteError, TimeoutError, OSError)):
-            raise error  # a mistake in this program, not on a host
         if isinstance(error, TimeoutError):
             hosts.gave_up(name, one_line(error))
         note(f"cannot tell what runs there: {one_line(error)}", "warning", host=name)
     return tuple(sorted((run for runs in found.values() for run in runs), key=lambda run: (run.run_id, run.host)))
-
-
-def named(missing: Mapping[str, str]) -> str:
-    """Return hosts in one line, each with what it is about."""
-    return "; ".join(f"{name}: {why}" for name, why in missing.items())
 
 
 def require_connected(statuses: Iterable[HostStatus]) -> None:

@@ -9,12 +9,11 @@ from typing import Any, Final
 
 from remote.errors import CommandFailed, ConnectionDropped, RemoteError
 from remote.text import printable
+from trainer.errors import UNFIT
 
 MAX_LINE: Final = 1 << 20
 """Bytes of one JSON message; more cannot come from an engine in good order, and must not fill the memory."""
 MAX_DOCUMENT: Final = 64 << 20
-UNFIT: Final = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
-"""What reading JSON of another shape raises: no number, no such key, nested too deep, beyond what a float holds."""
 
 
 @contextmanager

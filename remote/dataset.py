@@ -18,7 +18,7 @@ SMALL: Final = 1 << 20
 """Bytes up to which a file is small."""
 
 
-_NUMBER: Final = re.compile(r"[0-9]{1,18}")
+NUMBER: Final = re.compile(r"[0-9]{1,18}")
 
 
 class DatasetError(UserError):
@@ -63,7 +63,7 @@ def read_summary(answer: str) -> Summary | None:
     match words[2 * unfinished :]:
         case ["problem", ("missing" | "denied") as problem]:
             return Summary(problem=problem)
-        case ["files", count, size, digest] if _NUMBER.fullmatch(count) and _NUMBER.fullmatch(size):
+        case ["files", count, size, digest] if NUMBER.fullmatch(count) and NUMBER.fullmatch(size):
             return Summary(int(count), int(size), digest, unfinished=unfinished)
     return None
 
@@ -80,11 +80,11 @@ def read_listing(host: str, answer: str) -> Listing:
         word, _, rest = line.partition(" ")
         if word == "problem":
             problem = rest
-        elif word == "unfinished" and _NUMBER.fullmatch(rest.strip()):
+        elif word == "unfinished" and NUMBER.fullmatch(rest.strip()):
             incoming, unfinished = int(rest) * 1024, True
-        elif word == "free" and _NUMBER.fullmatch(rest.strip()):
+        elif word == "free" and NUMBER.fullmatch(rest.strip()):
             free, complete = int(rest) * 1024, True
-        elif _NUMBER.fullmatch(word) and rest.startswith("./"):
+        elif NUMBER.fullmatch(word) and rest.startswith("./"):
             # An empty part would make it a path from the root; the replacement character is a name that is no UTF-8.
             if not rest.isprintable() or "\ufffd" in rest or {"", ".."} & set(rest.split("/")):
                 raise DatasetError(f"{host}: the name {rest!r} cannot be sent", next_step="rename the file")

@@ -7,8 +7,8 @@ import tarfile
 from collections.abc import Collection
 from typing import Final
 
-from remote.answers import UNFIT
 from remote.errors import CommandFailed
+from trainer.errors import UNFIT
 
 _MODE: Final = 0o777
 """Rights that travel; whoever unpacks takes its umask from them."""

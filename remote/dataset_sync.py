@@ -17,6 +17,7 @@ from importlib.resources import files
 from typing import Final
 
 from remote.dataset import (
+    NUMBER,
     SMALL,
     DatasetError,
     Difference,
@@ -40,7 +41,6 @@ PIECE: Final = 16 << 20
 MOST_READ: Final = 2 * PIECE
 """Bytes of an answer: a piece, or small files packed with their headers."""
 _SECONDS: Final = 600.0
-_NUMBER: Final = re.compile(r"[0-9]{1,18}")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 SUMMARY_SECONDS: Final = 100.0
@@ -240,7 +240,7 @@ class Dataset:
 
         async def ask(name: str) -> None:
             said = (await self._run(name, "have", path)).stdout.strip()
-            if not _NUMBER.fullmatch(said):
+            if not NUMBER.fullmatch(said):
                 raise CommandFailed(
                     f"it did not say how much of {path} has arrived: {said[:100]!r}",
                     host=name,

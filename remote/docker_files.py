@@ -15,13 +15,13 @@ from contextlib import aclosing, asynccontextmanager
 from typing import Final
 from urllib.parse import quote, urlencode
 
-from remote.answers import UNFIT
 from remote.checkpoints import DIGEST_SUFFIX, FOLDER, newest_complete, step_of
 from remote.engine import Engine, engine_error
 from remote.engine_http import Answer, request
 from remote.plan_contract import OUTPUT_FOLDER
 from remote.results import Archive
 from remote.runtime import StoredCheckpoint
+from trainer.errors import UNFIT
 
 MAX_CHANGES: Final = 8 << 20
 """Bytes of the list of changed files; a longer one is not worth reading."""

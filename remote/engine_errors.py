@@ -10,9 +10,9 @@ from typing import TypeVar
 import requests
 from docker.errors import APIError, DockerException
 
-from remote.answers import UNFIT
 from remote.decode_errors import decode
 from remote.errors import EngineError
+from trainer.errors import UNFIT
 
 _T = TypeVar("_T")
 

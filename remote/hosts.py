@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from remote.docker_runtime import DockerRuntime
 from remote.engine import Engine
@@ -25,7 +25,11 @@ from remote.ssh import SshRunner, connect
 from remote.ssh_login import JumpConnections
 from remote.stragglers import gather_soon
 
+_T = TypeVar("_T")
+
 LOOPBACK: Final = "127.0.0.1"
+CONTACT_SECONDS: Final = 12.0
+"""To reach a host and what runs things there, when no host answers sooner."""
 JUST_SECONDS: Final = 10.0
 """A host that could not be reached so recently is not asked again by the same command."""
 CLOSE_SECONDS: Final = 3.0
@@ -81,6 +85,31 @@ class Hosts:
             # A host's own reason is kept in the link's status and error, where the checklist reads it.
             if not isinstance(error, (ConnectError, TimeoutError)):
                 raise error
+
+    async def ask_all(
+        self, ask: Callable[[str], Coroutine[Any, Any, _T]]
+    ) -> tuple[dict[str, _T], dict[str, Exception]]:
+        """Ask every host the same; those that are silent, or just were, hold up nobody.
+
+        Args:
+            ask: takes the name of a host.
+
+        Returns:
+            The answers, and why the other hosts gave none.
+        """
+
+        async def one(name: str) -> _T:
+            if error := self.just_failed(name):
+                raise error
+            return await ask(name)
+
+        asked = {name: one(name) for name in self._links}
+        patience = self.inventory.limits.no_contact_seconds
+        answers, errors = await gather_soon(asked, patience=patience, at_most=CONTACT_SECONDS)
+        for error in errors.values():
+            if not isinstance(error, (RemoteError, TimeoutError, OSError)):
+                raise error  # a mistake in this program, not on a host
+        return answers, errors
 
     def gave_up(self, name: str, reason: str) -> None:
         """Remember that a connected host did not answer, so that the same command does not wait for it twice."""

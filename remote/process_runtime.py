@@ -17,7 +17,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
-from remote.answers import UNFIT, understood
+from remote.answers import understood
 from remote.checkpoints import DIGEST_SUFFIX
 from remote.claim import WAYS_OUT, occupied_by
 from remote.decode_errors import decode
@@ -40,6 +40,7 @@ from remote.runtime import (
     closing,
 )
 from remote.text import printable
+from trainer.errors import UNFIT
 
 MAX_LINE: Final = 1 << 20
 """Bytes of one line; a longer one is handed on in pieces."""

@@ -145,11 +145,11 @@ def _decompressed(file: BinaryIO) -> Iterator[bytes]:
 def _up_to_damage(member: zlib._Decompress, chunk: bytes) -> bytes:
     """Return what can be read of a piece that is damaged somewhere: the whole piece at once would give nothing."""
     content = bytearray()
-    try:
-        for at in range(len(chunk)):
+    for at in range(len(chunk)):
+        try:
             content += member.decompress(chunk[at : at + 1])
-    except zlib.error:
-        pass  # here it is
+        except zlib.error:
+            break
     return bytes(content)
 
 

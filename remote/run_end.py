@@ -9,6 +9,7 @@ from remote.errors import RemoteError, ResultsError
 from remote.results import HomeReport
 from remote.run_dir import Ended, RunDir, RunDirError
 from remote.runtime import HostRuntime, State, closing
+from remote.text import named
 
 
 def stored_run(experiments: Path, cluster: str, run_id: str) -> RunDir | None:
@@ -52,9 +53,9 @@ def require_ended(run_id: str, home: HomeReport) -> None:
         ResultsError: it has ended, but its results are not home.
     """
     if home.unreachable:
-        named = "; ".join(f"{host}: {reason}" for host, reason in home.unreachable.items())
         raise RemoteError(
-            f"run {run_id} may still be alive on {named}", next_step="run hetero-tui stop again once they answer"
+            f"run {run_id} may still be alive on {named(home.unreachable)}",
+            next_step="run hetero-tui stop again once they answer",
         )
     if home.kept:
         raise not_home(run_id, home.kept)
@@ -62,8 +63,7 @@ def require_ended(run_id: str, home: HomeReport) -> None:
 
 def not_home(run_id: str, kept: Mapping[str, str]) -> ResultsError:
     """Return the error that tells why a run was not removed from its hosts, and both ways on."""
-    named = "; ".join(f"{host}: {reason}" for host, reason in kept.items())
     return ResultsError(
-        f"run {run_id} has ended, but its results could not be brought home, so it stays on {named}",
+        f"run {run_id} has ended, but its results could not be brought home, so it stays on {named(kept)}",
         next_step="mend that and run hetero-tui stop again, or give the results up with hetero-tui stop --discard",
     )

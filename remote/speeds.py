@@ -14,13 +14,13 @@ from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, Final
 
-from remote.answers import UNFIT
 from remote.checks.network_report import PairMatrix
 from remote.errors import PlanError
 from remote.inventory import Inventory
 from remote.plan_model import HostPlan, LaunchPlan
 from remote.prediction import HostSpeed, Links, Mode
 from remote.run_dir import RunDir, RunDirError, file_name, write_atomically
+from trainer.errors import UNFIT
 from trainer.events import Calibrated, decode
 from trainer.model_sizes import gradient_bytes
 from trainer.options import Options

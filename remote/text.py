@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from remote.errors import RemoteError
@@ -18,3 +19,8 @@ def one_line(error: BaseException) -> str:
 def printable(text: str, length: int = LINE_LENGTH) -> str:
     """Return remote text fit for a message: control characters could rewrite a terminal."""
     return "".join(each if each.isprintable() else "�" for each in text[:length])
+
+
+def named(reasons: Mapping[str, str]) -> str:
+    """Return hosts in one line, each with what it is about."""
+    return "; ".join(f"{host}: {reason}" for host, reason in reasons.items())

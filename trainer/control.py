@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, get_args
 
-from trainer.errors import StartError
+from trainer.errors import UNFIT, StartError
 from trainer.exclusion import NAME_CHARACTERS
 
 CommandName = Literal["go", "stop", "pause", "resume", "checkpoint", "policy", "simulate", "exclude", "admit"]
@@ -105,7 +105,7 @@ class ControlFolder:
                 host=str(payload.get("host", ""))[:NAME_CHARACTERS],
                 by=str(payload.get("by", ""))[:NAME_CHARACTERS],
             )
-        except (OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
+        except (OSError, *UNFIT) as error:
             self._on_bad(f"control message {path.name} cannot be read: {type(error).__name__}")
             return None
         if name == "simulate" and not command.samples_per_second > 0:

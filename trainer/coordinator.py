@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from trainer.errors import UNFIT
 from trainer.listening import listen_on
 from trainer.open_sockets import plain_address
 from trainer.roster import Outgoing, Roster
@@ -190,7 +191,7 @@ class Coordinator:
                     self._handle(peer, _decode(line))
         except (OSError, asyncio.IncompleteReadError) as error:
             reason = f"its connection broke ({error})"
-        except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
+        except UNFIT as error:
             reason = f"it sent something that is no message ({error!r})"[:300]
         except asyncio.CancelledError:
             # The run is over and this process ends; asyncio would report the task as one that failed.

@@ -12,6 +12,11 @@ TrainerError
 
 from __future__ import annotations
 
+from typing import Final
+
+UNFIT: Final = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
+"""What reading JSON of another shape raises: no number, no such key, nested too deep, beyond what a float holds."""
+
 
 class TrainerError(Exception):
     """A message that says what was tried, what came back, and what to do next."""

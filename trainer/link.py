@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from trainer.coordinator import BEAT_SECONDS, TOLD_SECONDS
-from trainer.errors import CoordinatorLost, RunAborted
+from trainer.errors import UNFIT, CoordinatorLost, RunAborted
 from trainer.open_sockets import unanswered
 
 MAX_LINE_BYTES: Final = 64 << 20
@@ -277,7 +277,7 @@ class Link:
             self._close_inbox(f"no sign of life for {SILENCE_SECONDS:.0f} s")
         except OSError as error:
             self._close_inbox(str(error))
-        except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
+        except UNFIT as error:
             self._close_inbox(f"it sent something that is no message ({error!r})"[:300])
 
     def _take(self, message: Mapping[str, Any]) -> None:

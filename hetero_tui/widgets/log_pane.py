@@ -153,7 +153,10 @@ class LogPane(Vertical):
             return
         choices: list[int | None] = [None, *self._session.store.ranks]
         at = choices.index(self.rank) if self.rank in choices else 0
-        self.rank = choices[(at + by) % len(choices)]
+        self._choose(choices[(at + by) % len(choices)])
+
+    def _choose(self, rank: int | None) -> None:
+        self.rank = rank
         self.log_view.rebuild()
         self._renew()
 
@@ -169,9 +172,7 @@ class LogPane(Vertical):
     def rank_clicked(self, event: LogChips.RankChosen) -> None:
         """Show one rank, or all."""
         event.stop()
-        self.rank = event.rank
-        self.log_view.rebuild()
-        self._renew()
+        self._choose(event.rank)
 
     @on(LogChips.LevelChosen)
     def level_clicked(self, event: LogChips.LevelChosen) -> None:

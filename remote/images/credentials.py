@@ -16,9 +16,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from remote.answers import UNFIT
 from remote.errors import ImageError
 from remote.images.reference import DOCKER_HUB
+from trainer.errors import UNFIT
 
 HUB_KEY: Final = "https://index.docker.io/v1/"
 HELPER_SECONDS: Final = 20.0

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Final
 
-from remote.answers import MAX_LINE, UNFIT, understood
+from remote.answers import MAX_LINE, understood
 from remote.errors import CommandFailed, EngineError, RemoteError
 from remote.images.engine_kind import uses_containerd
 from remote.images.engine_pull import check_messages
@@ -28,6 +28,7 @@ from remote.images.rate import Meter
 from remote.images.send import put_name, verify
 from remote.images.store import StoredImage
 from remote.ssh import SshRunner
+from trainer.errors import UNFIT
 
 THIS: Final = ""
 """The token of this machine."""

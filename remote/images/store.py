@@ -18,8 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Final, Self
 
-from remote.answers import UNFIT
 from remote.errors import ImageError
+from trainer.errors import UNFIT
 
 KEEP_BYTES: Final = 30 << 30
 """Layers used longest ago are dropped beyond this."""

@@ -8,6 +8,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,7 @@ def test_settings_are_read_or_refused(data: bytes) -> None:
 def test_an_ssh_configuration_names_machines_or_is_refused(data: bytes) -> None:
     with fresh_folder() as folder, contextlib.suppress(ValueError):
         # What it would run or fetch is ssh's affair, and what holds for all hosts is not asked here.
-        (folder / "config").write_bytes(data.replace(b"xec", b"xxx").replace(b"XEC", b"XXX"))
+        (folder / "config").write_bytes(re.sub(rb"(?i)xec", b"xxx", data))
         for host in ssh_hosts(folder / "config"):
             assert host.described
 
