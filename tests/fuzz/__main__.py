@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -21,6 +23,7 @@ INPUT_SECONDS: Final = 20
 """An input that takes longer hangs."""
 MEMORY_MB: Final = 3000
 INPUT_BYTES: Final = 8192
+SEEDS: Final = 32
 
 
 def main() -> int:
@@ -48,6 +51,7 @@ def _fuzz(name: str, seconds: int) -> bool:
     """Fuzz one target in a process of its own, for a crash or a hang ends it; return whether all was well."""
     corpus = CORPUS / name
     corpus.mkdir(parents=True, exist_ok=True)
+    _seed(corpus)
     arguments = [
         str(corpus), f"-artifact_prefix={corpus}-", f"-max_total_time={seconds}", f"-timeout={INPUT_SECONDS}",
         f"-rss_limit_mb={MEMORY_MB}", f"-max_len={INPUT_BYTES}", "-len_control=0", "-print_final_stats=1",
@@ -59,11 +63,29 @@ def _fuzz(name: str, seconds: int) -> bool:
             env={**os.environ, "HOME": home},
         )  # fmt: skip
     told = done.stderr.splitlines()
-    figures = [line for line in told if "number_of_executed_units" in line or "peak_rss_mb" in line]
-    print(f"{'ok   ' if done.returncode == 0 else 'FOUND'} {name}: {'; '.join(figures)}", flush=True)
+    print(f"{'ok   ' if done.returncode == 0 else 'FOUND'} {name}: {figures(done.stderr)}", flush=True)
     if done.returncode != 0:
         print("\n".join(told[-60:]), flush=True)
     return done.returncode == 0
+
+
+def _seed(corpus: Path) -> None:
+    """Begin with bytes of many lengths: from none, libFuzzer needs long to grow what draws a whole input."""
+    chance = random.Random(0)
+    for number in range(SEEDS):
+        content = chance.randbytes(8 << number % 8)
+        (corpus / f"seed-{number:02}").write_bytes(content)
+
+
+def figures(told: str) -> str:
+    """Return what libFuzzer says at the end: inputs, code reached at the beginning and now, when last anything new."""
+    reached = re.findall(r"^#(\d+)\s+(\w+)\s+cov: (\d+) ft: (\d+)", told, re.MULTILINE)
+    if not reached:
+        return "no code reached"
+    runs, new = reached[-1][0], [each for each in reached if each[1] == "NEW"]
+    last = new[-1][0] if new else reached[0][0]
+    edges, features = (f"{reached[0][at]} to {reached[-1][at]}" for at in (2, 3))
+    return f"{runs} inputs; edges {edges}; features {features}; last new at input {last}"
 
 
 if __name__ == "__main__":

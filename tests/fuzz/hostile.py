@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import tarfile
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -45,24 +46,109 @@ def as_json(value: object) -> str:
     return json.dumps(value)
 
 
+HOSTILE_NUMBERS = (b"-1", b"99999999999", b"7" * 4400, b"\x80\0\0\0\xff", b"0", b"1e999", b"0x10", "²".encode())
+HOSTILE_WORDS = (
+    b"", b"..", b"/", b"\0", b"\r", b"\n", b"\t", b" ", b"\x1b]52;c;eA==\x07", b"\xff\xfe", b"[" * 3000, b"a" * 3000,
+    "\u202e".encode(), b"null", b"[]", b"{}", b'"',
+)  # fmt: skip
+_SPANS = re.compile(rb"[0-9]+|[A-Za-z_]+|[^\r\n]*\r?\n")
+
+
+def mangled(whole: bytes) -> st.SearchStrategy[bytes]:
+    """Return bytes that were right until something was cut out, changed, repeated or put in.
+
+    Half of the changes meet a word, a number or a line as a whole: what a reader checks first stays right more often,
+    so that what comes behind it is reached.
+    """
+    words = re.findall(rb"[0-9]+|[A-Za-z_]+", whole)[:200]
+    spans = [found.span() for found in _SPANS.finditer(whole)]
+    spans += [found.span() for found in re.finditer(rb"[0-9]+|[A-Za-z_]+", whole)]
+    return _mangled(whole, tuple(words) or (b"x",), tuple(spans) or ((0, len(whole)),))
+
+
 @st.composite
-def mangled(draw: st.DrawFn, whole: bytes) -> bytes:
-    """Return bytes that were right until something was cut out, changed, repeated or put in."""
+def _mangled(draw: st.DrawFn, whole: bytes, words: tuple[bytes, ...], spans: tuple[tuple[int, int], ...]) -> bytes:
     data = bytearray(whole)
     for _ in range(draw(st.integers(0, 4))):
-        at = draw(st.integers(0, max(0, len(data) - 1)))
-        length = draw(st.sampled_from([1, 2, 12, 512, 700]))
-        match draw(st.sampled_from(["cut", "change", "insert", "end", "number"])):
-            case "cut":
-                del data[at : at + length]
-            case "change":
-                data[at : at + length] = draw(st.binary(max_size=16))
-            case "insert":
-                data[at:at] = draw(st.binary(max_size=600))
-            case "number":
-                data[at:at] = draw(st.sampled_from([b"-1", b"99999999999", b"7" * 4400, b"\x80\0\0\0\xff"]))
-            case _:
-                del data[at:]
+        if draw(st.booleans()):
+            start, end = spans[draw(st.integers(0, len(spans) - 1))]
+            _change_span(draw, data, start, end, words)
+        else:
+            _change_bytes(draw, data)
+    return bytes(data)
+
+
+def _change_span(draw: st.DrawFn, data: bytearray, start: int, end: int, words: tuple[bytes, ...]) -> None:
+    match draw(st.sampled_from(["number", "word", "own word", "again", "away", "same length"])):
+        case "number":
+            data[start:end] = draw(st.sampled_from(HOSTILE_NUMBERS))
+        case "word":
+            data[start:end] = draw(st.sampled_from(HOSTILE_WORDS))
+        case "own word":
+            data[start:end] = draw(st.sampled_from(words))
+        case "again":
+            data[start:start] = data[start:end] * draw(st.sampled_from([1, 2, 300]))
+        case "away":
+            del data[start:end]
+        case _:
+            data[start:end] = draw(st.binary(min_size=end - start, max_size=end - start)) if end - start < 99 else b""
+
+
+def _change_bytes(draw: st.DrawFn, data: bytearray) -> None:
+    at = draw(st.integers(0, max(0, len(data) - 1)))
+    length = draw(st.sampled_from([1, 2, 12, 512, 700]))
+    match draw(st.sampled_from(["cut", "change", "insert", "end", "number", "flip"])):
+        case "cut":
+            del data[at : at + length]
+        case "change":
+            data[at : at + length] = draw(st.binary(max_size=16))
+        case "insert":
+            data[at:at] = draw(st.binary(max_size=600))
+        case "number":
+            data[at:at] = draw(st.sampled_from(HOSTILE_NUMBERS))
+        case "flip" if data:
+            data[at] ^= 1 << draw(st.integers(0, 7))
+        case _:
+            del data[at:]
+
+
+def sealed(archive: bytes) -> bytes:
+    """Return an archive with a right checksum in each header: whoever means harm computes it, too."""
+    data = bytearray(archive)
+    for start in range(0, len(data) - 511, 512):
+        if data[start + 257 : start + 262] == b"ustar":
+            data[start + 148 : start + 156] = b" " * 8
+            data[start + 148 : start + 156] = b"%06o\0 " % sum(data[start : start + 512])
+    return bytes(data)
+
+
+def mangled_tar(whole: bytes) -> st.SearchStrategy[bytes]:
+    """Return archives that were right until something changed; most have right checksums all the same."""
+    return st.one_of(mangled(whole).map(sealed), _changed_headers(whole).map(sealed), mangled(whole))
+
+
+_FIELDS = ((0, 100), (100, 8), (108, 8), (124, 12), (136, 12), (156, 1), (157, 100), (257, 6), (263, 2), (345, 155))
+"""Offset and length of a header's name, mode, owner, size, time, type, link, magic, version and prefix (ustar)."""
+
+
+@st.composite
+def _changed_headers(draw: st.DrawFn, whole: bytes) -> bytes:
+    data = bytearray(whole)
+    headers = [at for at in range(0, len(data) - 511, 512) if data[at + 257 : at + 262] == b"ustar"]
+    for _ in range(draw(st.integers(1, 3))):
+        offset, length = draw(st.sampled_from(_FIELDS))
+        content = draw(
+            st.one_of(
+                st.sampled_from(
+                    [b"00000000000\0", b"77777777777\0", b"\x80" + b"\0" * 9 + b"\1\0", b"\xff" * 12, b"-1", b"../x",
+                     b"/etc/passwd", b"./checkpoints/step-00000010.pt", b"a" * 155, b""]
+                ),
+                st.sampled_from(list("0123456789xgXLKSNVMDA\0")).map(str.encode),
+                st.binary(max_size=12),
+            )
+        )  # fmt: skip
+        start = draw(st.sampled_from(headers)) + offset
+        data[start : start + length] = content[:length].ljust(length, b"\0")
     return bytes(data)
 
 
