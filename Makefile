@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 # Two test files at a time: more of them starve one another's trainings on a small machine.
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-.PHONY: demo test check format rig-deps bench screens docs clean
+.PHONY: demo test check lint format rig-deps bench screens docs clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -23,12 +23,14 @@ demo: $(VENV)/.installed  ## train on three embedded hosts: no Docker, no SSH da
 test: $(VENV)/.installed-dev rig-deps  ## everything, with the rig where this machine can have it
 	$(PYTEST)
 
-check: $(VENV)/.installed-dev  ## format, lint, types, import contracts, fast tests
+check: lint  ## format, lint, types, import contracts, fast tests
+	$(PYTEST) -m 'not rig and not slow'
+
+lint: $(VENV)/.installed-dev  ## format, lint, types, import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(PYTEST) -m 'not rig and not slow'
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
