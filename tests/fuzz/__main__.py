@@ -40,14 +40,14 @@ def main() -> int:
     if importlib.util.find_spec("atheris") is None:
         print("atheris is not installed: pip install -c constraints.txt -e '.[trainer,dev,fuzz]'", file=sys.stderr)
         return 2
-    found = [name for name in wanted if not _fuzz(name, given.seconds)]
+    found = [name for name in wanted if not _fuzz(known[name].__module__, name, given.seconds)]
     print(f"{len(wanted)} targets, {given.seconds} s each; found something: {', '.join(found) or 'none'}")
     for name in found:
         print(f"  see it small: python -m pytest tests/fuzz -k test_{name}, and keep it there as an @example")
     return 1 if found else 0
 
 
-def _fuzz(name: str, seconds: int) -> bool:
+def _fuzz(module: str, name: str, seconds: int) -> bool:
     """Fuzz one target in a process of its own, for a crash or a hang ends it; return whether all was well."""
     corpus = CORPUS / name
     corpus.mkdir(parents=True, exist_ok=True)
@@ -58,7 +58,7 @@ def _fuzz(name: str, seconds: int) -> bool:
     ]  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="hetero-fuzz-home-") as home:
         done = subprocess.run(
-            [sys.executable, "-m", "tests.fuzz.guided", name, *arguments],
+            [sys.executable, "-m", "tests.fuzz.guided", module, name, *arguments],
             check=False, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, encoding="utf-8", errors="replace",
             env={**os.environ, "HOME": home},
         )  # fmt: skip
