@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 from hetero_tui.views import Efficiency, RankState, RankView, RunState
@@ -54,7 +55,8 @@ class StepTallies:
             self._count(step, tally)
 
     def _count_late(self, step: int) -> None:
-        for known in [known for known in reversed(self._tallies) if known <= step - STEPS_LATE][:STEPS_LATE]:
+        late = (known for known in reversed(self._tallies) if known <= step - STEPS_LATE)
+        for known in islice(late, STEPS_LATE):
             self._count(known, self._tallies[known])
 
     def _count(self, step: int, tally: _Tally) -> None:

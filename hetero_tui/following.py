@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from hetero_tui.formats import duration
 from hetero_tui.ingest import Ingest
 from hetero_tui.progress_watch import watch_progress
 from hetero_tui.store import Store
@@ -35,6 +37,8 @@ class Following:
     """Whether the run goes on without a host; otherwise the first bad end ends it everywhere."""
     readonly: bool = False
     _bad: set[str] = field(default_factory=set)
+    _lost: dict[str, float] = field(default_factory=dict)
+    """Since when a host is out of contact, on the monotonic clock."""
 
     async def to_the_end(self, names: Sequence[str], positions: Mapping[str, str]) -> None:
         """Follow every host to its end; a lost host is given up once the ranks on all others have ended without it.
@@ -48,7 +52,12 @@ class Following:
             RunDirError: another instance of this program writes the run's folder.
         """
         following = {name: asyncio.create_task(self._one(name, positions.get(name, ""))) for name in names}
-        watching = asyncio.create_task(watch_progress(self.store, self.limits.no_progress_seconds))
+
+        def is_heard() -> bool:
+            return any(name not in self._lost for name, task in following.items() if not task.done())
+
+        patience = self.limits.no_progress_seconds
+        watching = asyncio.create_task(watch_progress(self.store, patience, is_heard=is_heard))
         try:
             await self._until_ended(following)
         finally:
@@ -86,8 +95,10 @@ class Following:
     async def _one(self, name: str, after: str) -> None:
         def told(change: str, detail: str) -> None:
             if change == "again":
-                self.store.note("in contact again", host=name)
+                away = time.monotonic() - self._lost.pop(name)
+                self.store.note(f"in contact again after {duration(away)}; reading what was missed", host=name)
                 return
+            self._lost[name] = time.monotonic()
             is_reached = self.hosts.statuses[name].phase == "connected"
             text = lost_text(detail, is_reached=is_reached, runtime=self.hosts.inventory.host(name).runtime)
             self.store.note(text, "error", host=name)
@@ -149,7 +160,7 @@ def lost_text(detail: str, *, is_reached: bool, runtime: str) -> str:
     what = "host unreachable"
     if is_reached:
         what = "its engine is gone" if runtime == "docker" else "its log broke off"
-    return f"no contact: {what}; training may go on there ({detail})"
+    return f"no contact: {what}; training may go on there; trying again every few seconds ({detail})"
 
 
 def why_ended(state: HostRunState) -> str:

@@ -12,6 +12,8 @@ from hetero_tui.store import Store
 from hetero_tui.views import ClusterView, RankState, RankView, RunState
 
 LOOK_SECONDS: Final = 1.0
+LONGEST_LOOK: Final = 5.0
+"""Of a longer time between two looks only so much counts: this program was suspended, as by a closed lid."""
 _MAKES_STEPS: Final = (RunState.TRAINING, RunState.STALLED)
 _NAMED: Final = 8
 
@@ -56,12 +58,19 @@ async def watch_progress(
     store: Store,
     patience: float,
     *,
+    is_heard: Callable[[], bool] = lambda: True,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> None:
-    """Note in the store when its run has made no step for ``patience`` seconds. Runs until cancelled."""
+    """Note in the store when its run has made no step for ``patience`` seconds. Runs until cancelled.
+
+    Only time counts in which a step would have been heard of: ``is_heard`` tells whether any host is in contact.
+    """
     progress = Progress(patience)
+    listened, looked = 0.0, clock()
     while True:
-        if waited := progress.look(store.cluster_view(), clock()):
+        before, looked = looked, clock()
+        listened += min(looked - before, LONGEST_LOOK) if is_heard() else 0.0
+        if waited := progress.look(store.cluster_view(), listened):
             store.note(hung_text(waited, store.rank_views()), "error")
         await sleep(LOOK_SECONDS)

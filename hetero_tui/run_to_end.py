@@ -137,25 +137,43 @@ def _print_result(document: dict[str, Any], *, as_json: bool) -> None:
 async def _tick(session: ClusterSession) -> None:
     """Tell errors and warnings soon after they happen, and how far the run is every two seconds."""
     last = ""
-    told = session.store.events.next
+    troubles = Troubles(session.store)
     for beat in itertools.count(1):
         await asyncio.sleep(0.5)
-        told = _say_troubles(session.store, told)
+        for text in troubles.news():
+            say(text)
         line = report.progress_line(session.store)
         if beat % 4 == 0 and line != last:
             say(line)
             last = line
 
 
-def _say_troubles(store: Store, told: int) -> int:
-    """Tell the errors and warnings from number ``told`` on, and return the number of the next."""
-    for number in range(max(told, store.events.first), store.events.next):
-        record = store.events[number]
-        if record.level in ("error", "warning"):
+class Troubles:
+    """What a person without a screen should know: errors, warnings, and of a host in trouble whatever comes next."""
+
+    def __init__(self, store: Store) -> None:
+        """Tells what happens from now on."""
+        self._store = store
+        self._next = store.events.next
+        self._troubled: set[str] = set()
+
+    def news(self) -> list[str]:
+        """Return the lines to tell since the last call."""
+        records = self._store.events
+        told = []
+        for number in range(max(self._next, records.first), records.next):
+            record = records[number]
+            is_trouble = record.level in ("error", "warning")
+            is_own = record.kind == "notice" and record.rank < 0
+            if not is_trouble and not (is_own and record.host in self._troubled):
+                continue
             where = f"{record.host}: " if record.host else ""
             rank = f"rank {record.rank} " if record.rank >= 0 else ""
-            say(f"{where}{rank}{record.level}: {record.text}")
-    return store.events.next
+            told.append(f"{where}{rank}{record.level}: {record.text}" if is_trouble else f"{where}{record.text}")
+            if is_own:
+                (self._troubled.add if is_trouble else self._troubled.discard)(record.host)
+        self._next = records.next
+        return told
 
 
 def say_progress(progress: LaunchProgress) -> None:

@@ -13,7 +13,9 @@ from remote.runtime import HostRuntime, LogLine, State, closing
 from remote.text import one_line
 
 FIRST_WAIT: Final = 1.0
-LONGEST_WAIT: Final = 30.0
+LONGEST_WAIT: Final = 5.0
+"""However long a host was away: a person who is back on the network sees the run within seconds, and one attempt every
+few seconds costs neither side anything."""
 LinkChange = Literal["lost", "again"]
 REFUSALS: Final = (HostKeyChanged, HostKeyUnknown, LoginRefused, PositionLost)
 """Trying again cannot help, and might lock the account or hide an attack."""

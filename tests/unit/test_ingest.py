@@ -2,14 +2,30 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import tracemalloc
 from collections.abc import Iterable
+from contextlib import nullcontext
+
+import pytest
 
 from hetero_tui.ingest import BATCH_LINES, CLOCK_LINES, Ingest
 from hetero_tui.output_room import BURST_LINES
 from hetero_tui.store import Store
 from remote.runtime import LogLine
-from trainer.events import Hello, Notice, Output, Step, encode
+from trainer.events import (
+    Epoch,
+    Event,
+    EventError,
+    Hello,
+    Joined,
+    Notice,
+    Output,
+    Step,
+    decode,
+    encode,
+    from_mapping,
+)
 
 
 def lines(*texts: str) -> list[LogLine]:
@@ -106,3 +122,39 @@ async def test_what_comes_too_fast_is_counted_and_said_and_nothing_is_called_los
     # What is no output is never skipped.
     ingest.feed_line("pc", encode(Notice(rank=0, seq=0, time=9.0, text="read this")))
     assert store.events.tail(1)[0].text == "read this"
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        Step(rank=1, seq=2, time=3.5, step=4, share=8, global_batch=16, loss=0.5, learning_rate=0.1, duration=0.2),
+        Step(rank=1, seq=2, time=3.5),
+        Joined(rank=0, seq=1, time=2.0, seconds=0.25, world_size=4, generation=2),
+        Notice(rank=0, seq=1, time=2.0, level="error", text="read this"),
+    ],
+)
+def test_an_event_as_it_is_written_reads_like_one_with_its_fields_in_another_order(event: Event) -> None:
+    text = encode(event)
+    turned = json.dumps(dict(reversed(json.loads(text).items())))
+    assert repr(decode(text)) == repr(from_mapping(json.loads(turned))) == repr(event)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "refused"),
+    [
+        ('"rank":1', '"rank":1.0', True),
+        ('"rank":1', '"rank":true', True),
+        ('"step":4', '"step":"4"', True),
+        ('"duration":0.2', '"duration":null', False),
+        ('"duration":0.2', '"duration":1', False),
+        ('"kind":"step"', '"kind":"epoch"', False),
+    ],
+)
+def test_a_value_of_another_type_is_converted_or_refused(before: str, after: str, *, refused: bool) -> None:
+    step = Step(rank=1, seq=2, time=3.5, step=4, share=8, global_batch=16, loss=0.5, learning_rate=0.1, duration=0.2)
+    text = encode(step).replace(before, after)
+    assert after in text
+    with pytest.raises(EventError) if refused else nullcontext():
+        event = decode(text)
+        assert isinstance(event, Step | Epoch)
+        assert isinstance(event, Epoch) or isinstance(event.duration, float)

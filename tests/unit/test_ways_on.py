@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from hetero_tui.following import lost_text, why_ended
-from hetero_tui.progress_watch import Progress, hung_text
+from hetero_tui.progress_watch import Progress, hung_text, watch_progress
 from hetero_tui.restart import gone, wait_before
+from hetero_tui.run_to_end import Troubles
 from hetero_tui.screens.questions import ways_on
 from hetero_tui.store import Store
 from remote.errors import UserError
@@ -106,7 +107,7 @@ def test_a_bad_end_has_a_cause(state: HostRunState, said: str) -> None:
 )
 def test_what_was_lost_is_told_apart(is_reached: bool, runtime: str, said: str) -> None:
     text = lost_text("no answer", is_reached=is_reached, runtime=runtime)
-    assert text == f"no contact: {said}; training may go on there (no answer)"
+    assert text == f"no contact: {said}; training may go on there; trying again every few seconds (no answer)"
 
 
 def test_a_run_without_progress_is_told_once_for_each_hang() -> None:
@@ -134,3 +135,35 @@ def test_a_run_without_progress_is_told_once_for_each_hang() -> None:
     assert "silent: rank 0 on a" in hung_text(31.0, store.rank_views())
     store.note_control({"command": "pause"})
     assert [look(1), look(100)] == [0.0, 0.0], "a pause is no hang"
+
+
+async def test_time_in_which_nobody_could_tell_of_a_step_is_no_hang() -> None:
+    now, heard, looks = (
+        [0.0],
+        [True],
+        iter([(1.0, True)] * 3 + [(1.0, False)] * 400 + [(900.0, True)] + [(1.0, True)] * 40),
+    )
+    store = Store(clock=lambda: now[0], wall_clock=lambda: now[0])
+    store.feed("a", Step(rank=0, seq=0, time=0.0, step=1, steps_total=9, share=4, global_batch=4, duration=0.2))
+    told: list[float] = []
+
+    async def sleep(_seconds: float) -> None:
+        told.extend(now[0] for record in store.events.tail(1) if "no step for" in record.text and not told)
+        after, heard[0] = next(looks)
+        now[0] += after
+
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        await watch_progress(store, 30.0, is_heard=lambda: heard[0], clock=lambda: now[0], sleep=sleep)
+    away = 400.0 + 900.0
+    assert [each - away for each in told] == [pytest.approx(30.0, abs=8.0)], "not while away, nor for being suspended"
+
+
+def test_a_person_without_a_screen_is_told_that_a_host_is_back() -> None:
+    store = Store()
+    troubles = Troubles(store)
+    store.note("results: 3 files", host="b")
+    store.note("no contact", "error", host="a")
+    store.note("in contact again", host="a")
+    store.note("results: 3 files", host="a")
+    assert troubles.news() == ["a: error: no contact", "a: in contact again"]
+    assert troubles.news() == []
