@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from remote.answers import understood
-from remote.claim import ABANDONED_SECONDS, WAYS_OUT, occupied_by
+from remote.claim import WAYS_OUT, SinceBoot, is_being_launched, occupied_by, since_boot
 from remote.container import ContainerSpec, spec_of
 from remote.decode_errors import decode
 from remote.docker_files import output_archives, place_checkpoint
@@ -23,6 +23,7 @@ from remote.errors import EngineError, HostBusy, PositionLost
 from remote.plan_contract import (
     CONTROL_FOLDER,
     LABEL_BY,
+    LABEL_CLOCK,
     LABEL_CLUSTER,
     LABEL_HOST,
     LABEL_RANKS,
@@ -65,28 +66,29 @@ class DockerRuntime:
     _placed: dict[str, StoredCheckpoint] = field(default_factory=dict)
 
     async def create(self, plan: HostPlan, run_id: str) -> None:
-        spec = spec_of(plan, run_id)
+        now = await since_boot(self.engine.runner)
+        noted = dataclasses.replace(plan, labels=(*plan.labels, (LABEL_CLOCK, str(now)))) if now else plan
+        spec = spec_of(noted, run_id)
         container = await self.engine.create(spec)
         self._created[run_id] = spec
-        await self._refuse_if_occupied(container, dict(plan.labels).get(LABEL_CLUSTER, ""))
+        await self._refuse_if_occupied(container, dict(plan.labels).get(LABEL_CLUSTER, ""), now)
 
-    async def _refuse_if_occupied(self, container: str, cluster: str) -> None:
+    async def _refuse_if_occupied(self, container: str, cluster: str, now: SinceBoot | None) -> None:
         """Look for other runs of the cluster after the own container is there: of two launches, one sees the other.
 
         Raises:
             HostBusy: another run lives here. Of two launches in the same moment both may be refused, never none.
         """
         own = await self.engine.inspect(container)
-        now = self._created_at(own or {})
+        moment = self._created_at(own or {})[0], now
         for summary in await self.engine.list({LABEL_CLUSTER: cluster, LABEL_HOST: self.host}):
             identity, run_id = self._named(summary)
             record = await self.engine.inspect(identity) if identity != container else None
             if record is None:
                 continue
             other = self._state_of(run_id or "unknown", record)
-            is_launching = (
-                other.state is State.CREATED and not other.detail and now - self._created_at(record) < ABANDONED_SECONDS
-            )
+            is_waiting = other.state is State.CREATED and not other.detail
+            is_launching = is_waiting and is_being_launched(self._created_at(record), moment)
             if other.state is State.RUNNING or is_launching:
                 raise HostBusy(occupied_by(other), host=self.host, next_step=WAYS_OUT)
 
@@ -243,9 +245,10 @@ class DockerRuntime:
         with self._understood():
             return _state_of(self.host, run_id, record)
 
-    def _created_at(self, record: Mapping[str, Any]) -> float:
+    def _created_at(self, record: Mapping[str, Any]) -> tuple[float, SinceBoot | None]:
         with self._understood():
-            return _seconds(str(record.get("Created") or ""))
+            labels = (record.get("Config") or {}).get("Labels") or {}
+            return _seconds(str(record.get("Created") or "")), SinceBoot.parse(str(labels.get(LABEL_CLOCK) or ""))
 
     def _is_being_removed(self, record: Mapping[str, Any]) -> bool:
         with self._understood():

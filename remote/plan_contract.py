@@ -21,6 +21,8 @@ LABEL_HOST: Final = "hetero-tui.host"
 LABEL_RANKS: Final = "hetero-tui.ranks"
 LABEL_BY: Final = "hetero-tui.by"
 """Who launched it: ``account@machine``, for the person whom it refuses."""
+LABEL_CLOCK: Final = "hetero-tui.clock"
+"""When it was created by a clock that nobody sets: the host's boot and the seconds since then."""
 
 CONTRACT_VARIABLES: Final = frozenset(
     {

@@ -95,15 +95,35 @@ def claim(folder: Path) -> None:
             # Some network file systems lock no folders. Only two launches in the same millisecond could then meet.
             if error.errno not in (errno.EBADF, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL):
                 raise
+        now = _clocks()
         for other in states(root, plan["host"], plan["cluster"]):
-            age = time.time() - other.get("created_at", 0.0)
-            if other["state"] == "running" or (other["state"] == "created" and age < LAUNCH_SECONDS):
+            if other["state"] == "running" or (
+                other["state"] == "created" and _is_being_launched(other["clocks"], now)
+            ):
                 raise Refused(f"busy {json.dumps(other)}")
         # In place, because the file is private to this account: the environment may hold secrets.
-        pending.write_text(json.dumps({**plan, "created_at": time.time()}))
+        pending.write_text(json.dumps({**plan, "clocks": now}))
         pending.rename(folder / "plan.json")
     finally:
         os.close(lock)
+
+
+def _clocks() -> dict[str, Any]:
+    """Return the moment by the clock on the wall, which people and time servers set, and by the time since the boot."""
+    since_boot = time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+    return {"wall": time.time(), "boot": _boot(), "since_boot": since_boot}
+
+
+def _is_being_launched(created: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Whether a run that was created and not started may still be on its way, wherever the clock was set meanwhile.
+
+    No launch survives a restart of the machine: its connection does not.
+    """
+    if created.get("boot") and now["boot"]:
+        age = now["since_boot"] - created["since_boot"]
+        return bool(created["boot"] == now["boot"] and age < LAUNCH_SECONDS)
+    # Only the clock on the wall is left: what lies far ahead of it is as old as what lies far behind.
+    return bool(abs(now["wall"] - created.get("wall", 0.0)) < LAUNCH_SECONDS)
 
 
 def receive(folder: Path, name: str, offset: int, data: bytes) -> None:
@@ -210,7 +230,7 @@ def state(folder: Path) -> dict[str, Any]:
     except Refused:
         return {"state": "missing"}
     found: dict[str, Any] = {"run_id": plan["run_id"], "ranks": plan["ranks"], "state": "created"}
-    found.update(created_at=plan.get("created_at", 0.0), by=plan.get("by", ""))
+    found.update(clocks=plan.get("clocks", {}), by=plan.get("by", ""))
     pid = _read_json(folder / "pid")
     if pid is not None:
         found["started_at"] = pid["started_at"]
@@ -336,7 +356,6 @@ def _birth(number: int) -> str:
     """Return what tells this process from a later one with the same id; empty when it has ended."""
     try:
         fields = Path(f"/proc/{number}/stat").read_text(errors="replace").rpartition(")")[2].split()
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         if Path("/proc/self/stat").exists():
             return ""
@@ -347,7 +366,18 @@ def _birth(number: int) -> str:
         status, _, started = said.stdout.decode(errors="replace").strip().partition(" ")
         return "" if status.startswith("Z") else started.strip()
     # Fields of proc(5) from the third on: 0 is the state, 19 the start in clock ticks since boot.
-    return "" if fields[0] in "ZX" else f"{fields[19]}@{boot}"
+    return "" if fields[0] in "ZX" else f"{fields[19]}@{_boot()}"
+
+
+def _boot() -> str:
+    """Return what tells this boot of the machine from any other; empty where the system does not say."""
+    with contextlib.suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    with contextlib.suppress(OSError):  # macOS
+        command = ["/usr/sbin/sysctl", "-n", "kern.bootsessionuuid"]
+        said = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False)
+        return said.stdout.decode(errors="replace").strip()
+    return ""
 
 
 def _out_of_memory_kills() -> int:

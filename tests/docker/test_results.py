@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import hashlib
 import io
 import tarfile
+import uuid
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
 import pytest
 
 from remote.checkpoints import newest_good
+from remote.claim import SinceBoot, since_boot
+from remote.container import spec_of
 from remote.docker_files import output_archives
 from remote.docker_runtime import DockerRuntime
 from remote.engine import Engine
 from remote.errors import HostBusy, LaunchError, ResultsError
 from remote.launch import launch
-from remote.plan_contract import LABEL_BY, LABEL_CLUSTER
+from remote.plan_contract import LABEL_BY, LABEL_CLOCK, LABEL_CLUSTER
 from remote.plan_model import HostPlan, LaunchPlan, RankPlan
 from remote.progress import LaunchProgress
 from remote.results import Archive, HomeReport, bring_home
@@ -260,6 +264,24 @@ async def test_a_second_run_of_the_cluster_is_refused_while_the_first_lives(
     assert (await runtime.inspect(RUN)).state is State.RUNNING
     await runtime.end(RUN, grace=1)
     await second.create(plan("true", OTHER, "bert@sofa"), OTHER)
+
+
+@pytest.mark.parametrize(
+    ("boot", "age", "is_held"),
+    [("this", 700.0, False), ("this", 500.0, True), ("another", 1.0, False)],
+    ids=["given up", "on its way", "the machine was restarted"],
+)
+async def test_what_was_never_started_holds_the_host_by_a_clock_that_nobody_sets(
+    engine: Engine, boot: str, age: float, is_held: bool
+) -> None:
+    """By the engine's own stamp, which is of the clock on the wall, each of them was created this second."""
+    here = await since_boot(engine.runner)
+    assert here is not None
+    then = SinceBoot(here.boot if boot == "this" else str(uuid.uuid4()), here.seconds - age)
+    spec = spec_of(plan("sleep 1000"), RUN)
+    await engine.create(dataclasses.replace(spec, labels=(*spec.labels, (LABEL_CLOCK, str(then)))))
+    with pytest.raises(HostBusy) if is_held else contextlib.nullcontext():
+        await DockerRuntime("alpha", engine).create(plan("true", OTHER, "bert@sofa"), OTHER)
 
 
 async def test_of_two_launches_at_once_at_most_one_goes_on(engine: Engine) -> None:

@@ -10,6 +10,7 @@ import random
 import sys
 import tracemalloc
 from collections.abc import AsyncIterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -160,18 +161,38 @@ async def test_another_cluster_is_not_in_the_way(runtime: ProcessRuntime) -> Non
     await runtime.create(other, OTHER)
 
 
-@pytest.mark.parametrize("how", ["given up before the start", "gone without a trace"])
-async def test_what_is_dead_holds_nothing(runtime: ProcessRuntime, how: str) -> None:
-    """A launcher that was killed, or a machine that was restarted, must not keep a host from the next run."""
+async def test_what_is_gone_without_a_trace_holds_nothing(runtime: ProcessRuntime) -> None:
     await runtime.create(plan("exec sleep 1000"), RUN)
-    folder = Path(await runtime._folder(RUN))
-    if how == "gone without a trace":
-        record = {"agent": [1, "1@before"], "supervisor": [1, "1@before"], "started_at": 1.0}
-        (folder / "pid").write_text(json.dumps(record))
-    else:
-        record = json.loads((folder / "plan.json").read_text())
-        (folder / "plan.json").write_text(json.dumps({**record, "created_at": record["created_at"] - 700}))
+    record = {"agent": [1, "1@before"], "supervisor": [1, "1@before"], "started_at": 1.0}
+    (Path(await runtime._folder(RUN)) / "pid").write_text(json.dumps(record))
     await runtime.create(plan("true", "bert@sofa"), OTHER)
+
+
+@pytest.mark.parametrize(
+    ("change", "is_held"),
+    [
+        pytest.param({"since_boot": -700.0, "wall": -700.0}, False, id="given up"),
+        pytest.param({"since_boot": -700.0, "wall": 3600.0}, False, id="given up, then the clock was set back"),
+        pytest.param({"wall": -3600.0}, True, id="on its way, and the clock was set forward"),
+        pytest.param({"wall": 3600.0}, True, id="on its way, and the clock was set back"),
+        pytest.param({"boot": "of another boot"}, False, id="the machine was restarted"),
+        pytest.param({"boot": "", "wall": -700.0}, False, id="given up where nothing tells boots apart"),
+        pytest.param({"boot": "", "wall": 700.0}, False, id="so much ahead that the clock was set back since"),
+        pytest.param({"boot": ""}, True, id="on its way where nothing tells boots apart"),
+    ],
+)
+async def test_what_was_never_started_holds_the_host_for_a_while_whatever_its_clock_says(
+    runtime: ProcessRuntime, change: dict[str, float | str], is_held: bool
+) -> None:
+    """A launcher that was killed must not keep a host from the next run, and one that launches must."""
+    await runtime.create(plan("exec sleep 1000"), RUN)
+    path = Path(await runtime._folder(RUN)) / "plan.json"
+    record = json.loads(path.read_text())
+    for name, value in change.items():
+        record["clocks"][name] = value if isinstance(value, str) else record["clocks"][name] + value
+    path.write_text(json.dumps(record))
+    with pytest.raises(HostBusy) if is_held else nullcontext():
+        await runtime.create(plan("true", "bert@sofa"), OTHER)
 
 
 async def test_of_many_launches_at_once_exactly_one_goes_on(any_runner: Runner) -> None:
