@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import struct
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -15,6 +16,7 @@ from typing import Any, Final
 import h11
 
 from remote.errors import ConnectionDropped
+from remote.http_chunks import ChunkError, Chunks
 from remote.runner import ByteStream
 
 READ_SIZE: Final = 1 << 16
@@ -22,6 +24,9 @@ MAX_ERROR_BODY: Final = 1 << 16
 FRAME_HEADER: Final = 8
 MAX_FRAME: Final = 1 << 26
 """The engine's frames hold one log message (16 KiB and a timestamp) or one write to a terminal."""
+_WITHOUT_BODY: Final = frozenset({204, 304})
+_STREAMS: Final = {bytes((number, 0, 0, 0)): number for number in range(4)}
+_SIZE: Final = struct.Struct(">I").unpack_from
 
 
 class FramingError(ValueError):
@@ -103,10 +108,13 @@ async def request(
         while True:
             event = await _next_event(connection, stream, asked, host)
             if isinstance(event, h11.Response):
-                content_type = next(
-                    (value.decode("latin-1") for name, value in event.headers if name == b"content-type"), ""
-                )
-                return Answer(event.status_code, content_type, _body(connection, stream, asked, host, sending))
+                said = {name: value.decode("latin-1") for name, value in event.headers}
+                # h11 refuses every other coding than the chunked one.
+                if b"transfer-encoding" in said and event.status_code not in _WITHOUT_BODY:
+                    content = _chunked_body(connection.trailing_data[0], stream, asked, host, sending)
+                else:
+                    content = _body(connection, stream, asked, host, sending)
+                return Answer(event.status_code, said.get(b"content-type", ""), content)
             if not isinstance(event, h11.InformationalResponse):
                 raise ConnectionDropped(f"the engine hung up on {asked}", host=host)
     except BaseException:
@@ -141,33 +149,56 @@ async def _end_upload(sending: asyncio.Task[None] | None) -> None:
 async def _body(
     connection: h11.Connection, stream: ByteStream, asked: str, host: str, sending: asyncio.Task[None] | None
 ) -> AsyncIterator[bytes]:
-    """Yield what one read brought as one piece: the engine sends each log message as an HTTP chunk of its own."""
-    pieces: list[bytes] = []
+    """Yield what one read brought as one piece."""
     try:
-        while True:
-            event = await _next_event(connection, stream, asked, host, wait=not pieces)
-            if isinstance(event, h11.Data):
-                pieces.append(bytes(event.data))
-                continue
-            if pieces:
-                yield b"".join(pieces)
-                pieces.clear()
-            if event is not h11.NEED_DATA:
-                return
+        while isinstance(event := await _next_event(connection, stream, asked, host), h11.Data):
+            yield bytes(event.data)
     finally:
         await _end_upload(sending)
 
 
-async def _next_event(
-    connection: h11.Connection, stream: ByteStream, asked: str, host: str, *, wait: bool = True
-) -> Any:
-    """Return h11's next event, or ``NEED_DATA`` instead of reading on when told not to wait.
+async def _chunked_body(
+    begun: bytes, stream: ByteStream, asked: str, host: str, sending: asyncio.Task[None] | None
+) -> AsyncIterator[bytes]:
+    """Yield what one read brought as one piece: the engine sends each log message as an HTTP chunk of its own.
+
+    Args:
+        begun: what came of the body with the head.
+        stream: brings the rest.
+        asked: method and path, for messages.
+        host: inventory name for messages.
+        sending: the request's body on its way.
+
+    Raises:
+        ConnectionDropped: the stream ended in the middle, or is not in the chunked coding.
+    """
+    chunks = Chunks()
+    data = begun
+    try:
+        while True:
+            if data and (content := chunks.feed(data)):
+                yield content
+            if chunks.ended:
+                return
+            data = await stream.read(READ_SIZE)
+            if not data:
+                raise ConnectionDropped(f"the engine's answer to {asked} broke off in the middle", host=host)
+    except ChunkError as error:
+        raise ConnectionDropped(f"the engine's answer to {asked} broke off: {error}", host=host) from error
+    except OSError as error:
+        raise ConnectionDropped(f"the connection to the engine broke: {error}", host=host) from error
+    finally:
+        await _end_upload(sending)
+
+
+async def _next_event(connection: h11.Connection, stream: ByteStream, asked: str, host: str) -> Any:
+    """Return h11's next event.
 
     Raises:
         ConnectionDropped: the stream ended in the middle of a message.
     """
     try:
-        while (event := connection.next_event()) is h11.NEED_DATA and wait:
+        while (event := connection.next_event()) is h11.NEED_DATA:
             connection.receive_data(await stream.read(READ_SIZE))
     except h11.RemoteProtocolError as error:
         raise ConnectionDropped(f"the engine's answer to {asked} broke off: {error}", host=host) from error
@@ -185,6 +216,8 @@ class Demultiplexer:
     """
 
     _pending: bytearray = field(default_factory=bytearray)
+    _needed: int = 0
+    """Length at which the first frame that is pending is complete."""
 
     def feed(self, data: bytes) -> list[tuple[int, bytes]]:
         """Take what came and return every frame that is complete now, as (stream, payload).
@@ -192,21 +225,26 @@ class Demultiplexer:
         Raises:
             FramingError: a header no engine writes.
         """
-        pending = self._pending
-        pending += data
-        frames = []
-        start, end = 0, len(pending)
-        while end - start >= FRAME_HEADER:
-            header = pending[start : start + FRAME_HEADER]
-            size = int.from_bytes(header[4:], "big")
-            if header[0] > 3 or any(header[1:4]) or size > MAX_FRAME:
-                raise FramingError(f"not a frame header: {bytes(header).hex(' ')}")
-            if end - start - FRAME_HEADER < size:
+        if self._pending:
+            self._pending += data
+            if len(self._pending) < self._needed:
+                return []
+            data = bytes(self._pending)
+            self._pending.clear()
+        frames: list[tuple[int, bytes]] = []
+        start, end = 0, len(data)
+        self._needed = FRAME_HEADER
+        while (begin := start + FRAME_HEADER) <= end:
+            stream = _STREAMS.get(data[start : start + 4])
+            (size,) = _SIZE(data, start + 4)
+            if stream is None or size > MAX_FRAME:
+                raise FramingError(f"not a frame header: {data[start:begin].hex(' ')}")
+            if begin + size > end:
+                self._needed = FRAME_HEADER + size
                 break
-            start += FRAME_HEADER
-            frames.append((header[0], bytes(pending[start : start + size])))
-            start += size
-        del pending[:start]
+            start = begin + size
+            frames.append((stream, data[begin:start]))
+        self._pending += data[start:]
         return frames
 
     @property
