@@ -15,7 +15,7 @@ from remote.overlay_run import clear, sweep
 from remote.progress import LaunchProgress
 from remote.results import HomeReport, bring_home
 from remote.run_dir import RunDir
-from remote.run_end import append_rest, stored_run, write_end
+from remote.run_end import append_rest, stored_run, straggler_grace, write_end
 from remote.runtime import HostRuntime
 from remote.text import named, one_line
 
@@ -100,6 +100,7 @@ class Homecoming:
 
         folder = RunDir.folder(self._experiments, cluster, run_id)
         async with self._busy:
+            grace = grace_left(self._inventory.limits.stop_seconds, time.monotonic() - asked_at)
             home = await bring_home(
                 run_id,
                 runtimes,
@@ -107,7 +108,7 @@ class Homecoming:
                 noted,
                 discard=discard,
                 may_end=may_end,
-                grace=grace_left(self._inventory.limits.stop_seconds, time.monotonic() - asked_at),
+                grace=grace if stored is None else straggler_grace(stored, grace),
                 ended=ended,
             )
             home.unreachable.update(unreachable)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 from remote.errors import RemoteError, ResultsError
 from remote.results import HomeReport
 from remote.run_dir import Ended, RunDir, RunDirError
 from remote.runtime import HostRuntime, State, closing
 from remote.text import named
+
+STRAGGLER_SECONDS: Final = 3.0
+"""For ranks to leave when there is nothing left for them to finish."""
 
 
 def stored_run(experiments: Path, cluster: str, run_id: str) -> RunDir | None:
@@ -43,6 +47,23 @@ def write_end(run_dir: RunDir, home: HomeReport) -> None:
     kept |= home.kept
     kept |= {host: why for host, why in home.unreachable.items() if before is None or host in before.kept}
     run_dir.write_ended(Ended(tuple(states.values()), kept))
+
+
+def straggler_grace(run_dir: RunDir, grace: float) -> float:
+    """Return for how long ranks may still end by themselves that could not be reached when their run was ended.
+
+    The master's part holds the rendezvous: once it has ended, no other rank completes a step or writes a checkpoint,
+    however long it is waited for.
+
+    Args:
+        run_dir: the run's folder on this machine.
+        grace: what ranks get that can still finish something, in seconds.
+    """
+    before = run_dir.read_ended()
+    if before is None:
+        return grace
+    ended = {state.host for state in before.states if state.state is State.EXITED}
+    return min(grace, STRAGGLER_SECONDS) if run_dir.read_plan().master in ended else grace
 
 
 def require_ended(run_id: str, home: HomeReport) -> None:
