@@ -2,8 +2,8 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-# Two test files at a time: more of them starve one another's trainings on a small machine.
-PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+# Three test files at a time, of different kinds (tests/lanes.py): one kind alone would starve or leave cores idle.
+PYTEST := $(BIN)/python -m pytest --numprocesses 3 --dist loadfile
 
 .PHONY: demo test check lint format rig-deps bench screens docs clean
 

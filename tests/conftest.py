@@ -2,8 +2,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from xdist.remote import Producer
+
+    from tests.lanes import Lanes
 
 _TIMELESS = {"fuzz", "unit"}
 """Folders whose tests wait for nothing outside themselves."""
@@ -20,6 +26,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.relative_to(tests).parts[0] not in _TIMELESS:
             item.add_marker(pytest.mark.flaky(reruns=1))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Lanes:
+    """Say which of several processes runs which test file."""
+    from tests.lanes import Lanes
+
+    return Lanes(config, log)
 
 
 @pytest.fixture(autouse=True)
