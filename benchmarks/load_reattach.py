@@ -50,9 +50,11 @@ _NUMBER: Final = re.compile(r'"seq":(\d+),')
 _WRITER: Final = """
 import sys
 count, text = int(sys.argv[1]), sys.argv[2]
+def line(n):
+    return text.replace("@", str(n)).replace("#", f"{1800000000 + n // 20}.{n % 20 * 5:02}")
 for begin in range(0, count, 1000):
     numbers = range(begin, min(begin + 1000, count))
-    sys.stdout.write("".join(text.replace("@", str(number)) for number in numbers))
+    sys.stdout.write("".join(line(number) for number in numbers))
 """
 
 
@@ -153,16 +155,20 @@ def _check(folder: Path, taken: Taken) -> None:
 
 
 def _plan(lines: int) -> HostPlan:
-    text = encode(
-        Step(rank=0, seq=0, time=1.8e9, step=1, steps_total=10**8, share=64, global_batch=64, compute=0.1, duration=0.2)
-    )
+    step = Step(
+        rank=0, seq=0, time=1.8e9, step=1, steps_total=10**8, share=64, global_batch=64, compute=0.1, duration=0.05,
+        loss=0.5, learning_rate=0.01,
+    )  # fmt: skip
+    text = encode(step)
+    for known, varied in (('"seq":0,', '"seq":@,'), ('"step":1,', '"step":@,'), ("1800000000.0", "#")):
+        text = text.replace(known, varied)
     return HostPlan(
         host=HOST,
         runtime="process",
         ranks=(RankPlan(0, 0, "cpu"),),
         container_name="",
         image="",
-        argv=(sys.executable, "-c", _WRITER, str(lines), f"{text.rstrip()}\n".replace('"seq":0,', '"seq":@,')),
+        argv=(sys.executable, "-c", _WRITER, str(lines), f"{text}\n"),
         env=(),
         labels=((LABEL_CLUSTER, CLUSTER),),
     )
@@ -176,8 +182,8 @@ async def _follow(folder: Path, host: Host) -> None:
 
     def counted() -> Iterator[dict[str, Any]]:
         nonlocal count
-        for record in run.records():
-            count += "position" in record
+        for record in run.documents():
+            count += record.get("count", "line" in record)
             yield record
 
     began = time.perf_counter()

@@ -331,7 +331,7 @@ class ClusterSession:
         store = self._begin(plan, run_dir)
         with store.replaying():
             self._expect(plan, store)
-        await take_up(store, self._ingest, run_dir.records())
+        await take_up(store, self._ingest, run_dir.documents())
         self._behind = run_dir.positions(as_read=True)
 
     async def follow(self, report: Callable[[LaunchProgress], None] = lambda _progress: None) -> None:

@@ -10,18 +10,20 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from itertools import islice
 from typing import Any, Final, Protocol
 
-from hetero_tui.ingest import BATCH_LINES, Ingest
+from hetero_tui.ingest import Ingest
 from hetero_tui.store import Store
 from hetero_tui.tensorboard import TensorBoardWriter
 from remote.run_dir import RunDir, RunDirError
-from remote.stored_lines import stored_line
+from remote.stored_lines import stored_block, stored_line
 from trainer.events import Event
 
 LATEST: Final = 1e11
 """Seconds since the epoch that no clock shows: a record that says more is damaged."""
+PIECE_LINES: Final = 200
+TURN_SECONDS: Final = 0.02
+"""How long the past is read before others have a turn."""
 Keep = Callable[[dict[str, object]], None]
 """Takes one record to where it is kept."""
 
@@ -157,18 +159,49 @@ def record_time(record: Mapping[str, Any], before: float) -> float:
     return max(before, float(at)) if isinstance(at, (int, float)) and 0 <= at < LATEST else before
 
 
-async def take_up(store: RecordedStore, ingest: Ingest, records: Iterable[Mapping[str, Any]]) -> None:
-    """Bring a store to where a recording ends, from where it then goes on; others have a turn meanwhile."""
-    at = 0.0
-    remaining = iter(records)
-    while portion := tuple(islice(remaining, BATCH_LINES)):
-        with store.replaying():
-            for record in portion:
-                at = record_time(record, at)
-                with store.run_clock.held(at):
-                    apply_record(store, ingest, record)
-        await asyncio.sleep(0)
+async def take_up(
+    store: RecordedStore,
+    ingest: Ingest,
+    documents: Iterable[Mapping[str, Any]],
+    *,
+    report: Callable[[int], None] = lambda _lines: None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> None:
+    """Bring a store to where a recording ends, from where it then goes on; others have a turn meanwhile.
+
+    Args:
+        store: takes it in, and keeps nothing of it again.
+        ingest: feeds the store.
+        documents: of the recording, or its single records.
+        report: told how many lines were taken in, whenever others have had a turn.
+        clock: returns seconds; it decides when to let others run.
+    """
+    at, lines, began = 0.0, 0, clock()
+    for document in documents:
+        at = record_time(document, at)
+        for taken in _portions(store, ingest, document, at):
+            lines += taken
+            if clock() - began > TURN_SECONDS:
+                report(lines)
+                await asyncio.sleep(0)
+                began = clock()
     store.run_clock.not_before(at)
+
+
+def _portions(store: RecordedStore, ingest: Ingest, document: Mapping[str, Any], at: float) -> Iterator[int]:
+    """Take in a document piece by piece, and yield how many lines each piece had."""
+    block = stored_block(document)
+    if block is None:
+        with store.replaying(), store.run_clock.held(at):
+            apply_record(store, ingest, document)
+        yield 0
+        return
+    for begin in range(0, len(block.texts), PIECE_LINES):
+        piece = block.texts[begin : begin + PIECE_LINES]
+        with store.replaying(), store.run_clock.held(at):
+            for text in piece:
+                ingest.feed_line(block.host, text, block.stream)
+        yield len(piece)
 
 
 def recorded_store(run_dir: RunDir, *, readonly: bool = False) -> tuple[RecordedStore, Ingest]:

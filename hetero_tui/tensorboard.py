@@ -12,8 +12,8 @@ import itertools
 import math
 import struct
 import time
-from collections.abc import Callable, Mapping
-from functools import cache, lru_cache
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +21,10 @@ from trainer.events import Done, Epoch, Event, Failed, Hardware, Shares, Step
 
 FOLDER: Final = "tensorboard"
 WRITE_SECONDS: Final = 2.0
+MOST_PENDING: Final = 2_000
+"""Events that are held back at most; when a long past is read, as many come within a fraction of a second."""
+MANY: Final = 48
+"""Blocks of one length from which on their checksums are reckoned together."""
 RANK_SECONDS: Final = 1.0
 """How often each rank's own figures are written. TensorBoard draws 1 000 points of a curve at most."""
 LARGEST: Final = 3e38
@@ -41,33 +45,66 @@ def _table() -> tuple[int, ...]:
 _TABLE: Final = _table()
 
 
-@cache
-def _table_of_pairs() -> tuple[int, ...]:
-    """Return what each two bytes, the first in the low bits, do to the checksum."""
-    after_one = [(_TABLE[pair & 0xFF], pair >> 8) for pair in range(1 << 16)]
-    return tuple(_TABLE[(crc ^ byte) & 0xFF] ^ crc >> 8 for crc, byte in after_one)
+_PLANES: Final = tuple(bytes(entry >> shift & 0xFF for entry in _TABLE) for shift in (0, 8, 16, 24))
+"""The table's entries byte by byte, for ``bytes.translate``."""
 
 
 def crc32c(data: bytes) -> int:
     """Return the CRC-32C of ``data``."""
-    # Two bytes at a time: for a run of short steps this is most of the work of writing them down.
-    table, crc = _table_of_pairs(), 0xFFFFFFFF
-    for pair in struct.unpack(f"<{len(data) >> 1}H", data[: len(data) & ~1]):
-        crc = table[(crc ^ pair) & 0xFFFF] ^ crc >> 16
-    if len(data) & 1:
-        crc = _TABLE[(crc ^ data[-1]) & 0xFF] ^ crc >> 8
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc = _TABLE[(crc ^ byte) & 0xFF] ^ crc >> 8
     return crc ^ 0xFFFFFFFF
 
 
-def _masked(data: bytes) -> bytes:
-    crc = crc32c(data)
+def crc32c_of_all(blocks: Sequence[bytes]) -> list[int]:
+    """Return the CRC-32C of each of many blocks of one length: all first bytes at once, then all second ones.
+
+    The bytes of all checksums that have the same weight are held in one long number each. For hundreds of blocks that
+    takes a tenth of the time of one after the other.
+    """
+    count, length = len(blocks), len(blocks[0])
+    joined = b"".join(blocks)
+    first = second = third = fourth = int.from_bytes(b"\xff" * count, "little")
+    for column in range(length):
+        index = (first ^ int.from_bytes(joined[column::length], "little")).to_bytes(count, "little")
+        first, second, third, fourth = (
+            int.from_bytes(index.translate(_PLANES[0]), "little") ^ second,
+            int.from_bytes(index.translate(_PLANES[1]), "little") ^ third,
+            int.from_bytes(index.translate(_PLANES[2]), "little") ^ fourth,
+            int.from_bytes(index.translate(_PLANES[3]), "little"),
+        )
+    planes = [plane.to_bytes(count, "little") for plane in (first, second, third, fourth)]
+    return [int.from_bytes(each, "little") ^ 0xFFFFFFFF for each in map(bytes, zip(*planes, strict=True))]
+
+
+def _masked(crc: int) -> bytes:
     return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+
+
+@lru_cache(maxsize=1024)
+def _header(length: int) -> bytes:
+    packed = struct.pack("<Q", length)
+    return packed + _masked(crc32c(packed))
 
 
 def record(data: bytes) -> bytes:
     """Return ``data`` framed as one TFRecord."""
-    length = struct.pack("<Q", len(data))
-    return length + _masked(length) + data + _masked(data)
+    return _header(len(data)) + data + _masked(crc32c(data))
+
+
+def framed(blocks: Sequence[bytes]) -> bytes:
+    """Return all blocks framed as TFRecords, in their order."""
+    by_length: dict[int, list[int]] = {}
+    for number, data in enumerate(blocks):
+        by_length.setdefault(len(data), []).append(number)
+    found = [b""] * len(blocks)
+    for numbers in by_length.values():
+        alike = [blocks[number] for number in numbers]
+        sums = crc32c_of_all(alike) if len(alike) >= MANY else map(crc32c, alike)
+        for number, crc in zip(numbers, sums, strict=True):
+            found[number] = _header(len(blocks[number])) + blocks[number] + _masked(crc)
+    return b"".join(found)
 
 
 def _varint(value: int) -> bytes:
@@ -106,7 +143,7 @@ class TensorBoardWriter:
         self._folder = folder / FOLDER
         self._clock = clock
         self._path: Path | None = None
-        self._pending = bytearray()
+        self._pending: list[bytes] = []
         self._written = clock()
         self._step = -1
         self._told: dict[int, float] = {}
@@ -121,8 +158,9 @@ class TensorBoardWriter:
         step, values = self._scalars(event)
         finite = {tag: value for tag, value in values.items() if math.isfinite(value) and abs(value) < LARGEST}
         if finite and math.isfinite(event.time):
-            self._pending += record(scalars(event.time, step, finite))
-        if isinstance(event, Done | Failed) or self._clock() - self._written > WRITE_SECONDS:
+            self._pending.append(scalars(event.time, step, finite))
+        is_due = len(self._pending) >= MOST_PENDING or self._clock() - self._written > WRITE_SECONDS
+        if is_due or isinstance(event, Done | Failed):
             self.flush()
 
     def flush(self) -> None:
@@ -136,7 +174,7 @@ class TensorBoardWriter:
             return
         path = self._path or self._create()
         with path.open("ab") as file:
-            file.write(self._pending)
+            file.write(framed(self._pending))
         self._pending.clear()
 
     def _scalars(self, event: Event) -> tuple[int, dict[str, float]]:

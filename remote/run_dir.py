@@ -36,7 +36,7 @@ from remote.facts import Facts
 from remote.plan import LaunchPlan
 from remote.recording import RecordingBusy, RecordingFile, read_recording
 from remote.runtime import HostRunState, LogLine
-from remote.stored_lines import StoredLine, readable, records_in, stored_line, written
+from remote.stored_lines import StoredLine, document_in, readable, records_in, stored_block, stored_line, written
 
 PLAN_FILE: Final = "plan.json"
 FACTS_FILE: Final = "facts.json"
@@ -299,23 +299,33 @@ class RunDir:
         log = self._logs[host] = path.open("ab")
         return log
 
+    def documents(self) -> Iterator[dict[str, Any]]:
+        """Yield every document of the recording in the order in which things happened; what is none is passed over.
+
+        One with ``did`` tells of this program; any other holds lines of a host, see ``stored_lines.stored_block``. Both
+        have ``at``, in seconds since the epoch.
+        """
+        positions: dict[str, str] = {}
+        try:
+            size = self.events_path.stat().st_size
+            for raw in read_recording(self.events_path):
+                if (document := document_in(raw)) is None:
+                    continue
+                if (block := stored_block(document)) is not None and block.position:
+                    positions[block.host] = block.position
+                yield document
+        except FileNotFoundError:
+            return
+        self._read_to = size, positions
+
     def records(self) -> Iterator[dict[str, Any]]:
         """Yield every record of the recording in the order in which things happened; what is none is passed over.
 
         A record of a line has ``host``, ``position`` (empty unless the log can go on behind it), ``line`` and, where it
         is not standard output, ``stream``; any other has a ``did``. Both have ``at``, in seconds since the epoch.
         """
-        positions: dict[str, str] = {}
-        try:
-            size = self.events_path.stat().st_size
-            for raw in read_recording(self.events_path):
-                for record in records_in(raw):
-                    if (stored := stored_line(record)) is not None and stored.position:
-                        positions[stored.host] = stored.position
-                    yield record
-        except FileNotFoundError:
-            return
-        self._read_to = size, positions
+        for document in self.documents():
+            yield from records_in(document)
 
     def lines(self) -> Iterator[StoredLine]:
         """Yield every stored line of every host in the order of arrival.
@@ -333,8 +343,10 @@ class RunDir:
         With ``as_read`` behind the last line that :meth:`records` gave here, whatever others have written since.
         """
         if self._read_to is None or not (as_read or self._read_to[0] == self._size()):
-            return {line.host: line.position for line in self.lines() if line.position}
-        return dict(self._read_to[1])
+            self._read_to = None
+            for _ in self.documents():
+                pass
+        return dict(self._read_to[1]) if self._read_to is not None else {}
 
     def _size(self) -> int:
         return self.events_path.stat().st_size if self.events_path.exists() else 0

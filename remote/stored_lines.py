@@ -25,6 +25,8 @@ BLOCK_CHARACTERS: Final = 1 << 20
 _CONTROL_CHARACTERS: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 _EVENT: Final = re.compile(r'\{"ht":\d+,"kind":"([a-z]+)"')
 _MEASUREMENTS: Final = frozenset(EVENT_TYPES) - {"output", "notice", "failed"}
+_STEP: Final = '{"ht":1,"kind":"step",'
+"""How most lines of a long run begin."""
 _RELAYED: Final = re.compile(
     r'^\{"ht":1,"kind":"output","rank":-1,"seq":\d+,"time":[\d.]+,"stream":"\w+","text":"([ !#-\[\]-~]*)",'
     r'"source_rank":(\d+)\}$',
@@ -85,34 +87,60 @@ def _document(host: str, lines: Sequence[LogLine], at: float) -> bytes:
     return json.dumps(record, separators=(",", ":")).encode() + b"\n"
 
 
-def records_in(raw: bytes) -> Iterator[dict[str, Any]]:
-    """Yield the records that a document of a recording holds, one for each line of a log; none when it is damaged."""
+@dataclass(frozen=True, slots=True)
+class StoredBlock:
+    """Lines of one stream of one host that came together."""
+
+    host: str
+    texts: list[str]
+    position: str
+    """Resumes the host's log behind the last of them."""
+    stream: str = "stdout"
+
+
+def document_in(raw: bytes) -> dict[str, Any] | None:
+    """Return a document of a recording, or None when it is damaged."""
     try:
         record = json.loads(raw)
     except (ValueError, RecursionError):
-        return
+        return None
     match record:
-        case {"host": str(), "position": str(position), "count": int(count), "lines": str(joined)}:
-            *before, last = joined.split("\n")
-            if len(before) + 1 != count:
-                return
-            common = {key: value for key, value in record.items() if key not in ("count", "lines")}
-            yield from (common | {"position": "", "line": text} for text in before)
-            yield common | {"position": position, "line": last}
+        case {"host": str(), "position": str(), "count": int(count), "lines": str(joined)}:
+            return record if joined.count("\n") + 1 == count else None
         case dict():
-            yield record
+            return record
         case _:
-            pass
+            return None
+
+
+def records_in(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the records that a document of a recording holds, one for each line of a log."""
+    if (block := stored_block(document)) is None or "line" in document:
+        yield document
+        return
+    common = {key: value for key, value in document.items() if key not in ("count", "lines")}
+    *before, last = block.texts
+    yield from (common | {"position": "", "line": text} for text in before)
+    yield common | {"line": last}
+
+
+def stored_block(document: Mapping[str, Any]) -> StoredBlock | None:
+    """Return the lines that a document of a recording holds, or None when it holds none."""
+    match document:
+        case {"host": str(host), "position": str(position), "line": str(text)}:
+            texts = [text]
+        case {"host": str(host), "position": str(position), "count": int(), "lines": str(joined)}:
+            texts = joined.split("\n")
+        case _:
+            return None
+    stream = document.get("stream", "stdout")
+    return StoredBlock(host, texts, position, stream if isinstance(stream, str) else "stdout")
 
 
 def stored_line(record: Mapping[str, Any]) -> StoredLine | None:
     """Return the line that a record of a recording holds, or None when it holds none."""
-    match record:
-        case {"host": str(host), "position": str(position), "line": str(text), **rest}:
-            stream = rest.get("stream", "stdout")
-            return StoredLine(host, text, position, stream if isinstance(stream, str) else "stdout")
-        case _:
-            return None
+    block = stored_block(record) if "line" in record else None
+    return StoredLine(block.host, block.texts[0], block.position, block.stream) if block is not None else None
 
 
 def readable(lines: Sequence[LogLine]) -> str:
@@ -120,7 +148,8 @@ def readable(lines: Sequence[LogLine]) -> str:
 
     Control characters are spelled out: raw they could take over the terminal of ``cat``.
     """
-    found = _RELAYED.findall("\n".join([line.text for line in lines]))
+    lines = [line for line in lines if not line.text.startswith(_STEP)]
+    found = _RELAYED.findall("\n".join([line.text for line in lines])) if lines else []
     if len(found) == len(lines):  # a flood is all of this kind
         return "".join([f"[rank {rank}] {text}\n" for text, rank in found])
     said = (each for line in lines for each in _said(line.text))

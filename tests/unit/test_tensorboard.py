@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from hetero_tui.tensorboard import FOLDER, TensorBoardWriter, crc32c
+from hetero_tui.tensorboard import FOLDER, TensorBoardWriter, crc32c, crc32c_of_all, framed, record
 from trainer.events import Done, Epoch, Hardware, Shares, Step
 
 
@@ -127,3 +129,10 @@ def test_fast_steps_tell_the_loss_each_and_their_rank_once_a_second(tmp_path: Pa
     assert written.count(b"train/loss") == 41
     assert written.count(b"rank 1/compute seconds") == 5
     assert written.count(b"rank 0/share") == 5
+
+
+@given(st.lists(st.binary(min_size=1, max_size=40), max_size=200), st.integers(1, 4))
+def test_checksums_reckoned_together_are_those_of_each(blocks: list[bytes], repeated: int) -> None:
+    assert framed(blocks * repeated) == b"".join(map(record, blocks * repeated))
+    alike = [block.ljust(40, b"\0") for block in blocks] or [b"alone"]
+    assert crc32c_of_all(alike) == list(map(crc32c, alike))

@@ -13,6 +13,7 @@ from typing import Final
 
 from remote.checkpoints import checkpoints_in, newest_good
 from remote.run_dir import RunDir
+from tests.rig.chaos.away import Away
 from tests.rig.chaos.faults import Outcome, Scene, choose, healed
 from tests.rig.chaos.invariants import every_line_once, loss_is_continuous, sequences_without_gap, step_in
 from tests.rig.chaos.world import World, temporary_files
@@ -114,6 +115,34 @@ class Chaos:
         except RigError as error:
             found.append(f"no recovery: {error}")
         return found + self._check(), outcomes
+
+    def play_away(self, away: Away) -> None:
+        """Launch, take the client away for a while, let it catch up, stop the run; ``away`` learns what was seen."""
+        self._launch()
+        assert self._process is not None
+        assert self._run is not None
+        run_id = self._run.run_id
+        before, began = self._newest_steps(), time.time()
+        with healed(self._world):
+            self._say(away.fault(Scene(self._world, self._process, random.Random(self.summary.seed))).text)
+        back = time.monotonic()
+        own = {host.name: self._world.own_log(host, run_id) for host in self._world.rig.hosts}
+        last = {host: next(step for line in reversed(lines) if (step := step_in(line))) for host, lines in own.items()}
+        away.steps_meanwhile = {host: step.step - before[host] for host, step in last.items()}
+        wait_for(
+            lambda: all(len(kept) >= len(own[host]) for host, kept in self._stored().items()),
+            "every line that was missed",
+            timeout=RECOVERY_SECONDS,
+            interval=0.3,
+            detail=self._client.log,
+        )
+        away.caught_up_after = round(time.monotonic() - back, 1)
+        self._wait_recovered(set())
+        away.violations += self._check()
+        away.judge(self._run, began)
+        self._say(self._client.log())
+        away.violations += self._finish()
+        away.lines = self.summary.lines
 
     # ------------------------------------------------------------------ the client
 

@@ -114,7 +114,11 @@ def pull_cable(scene: Scene) -> Outcome:
 
 def cut_off_client(scene: Scene) -> Outcome:
     """Take this program's machine off the network, as a suspended laptop is: no host hears it, the hosts each other."""
-    seconds = scene.random.uniform(0.5, 8.0)
+    return cut_off_client_for(scene.random.uniform(0.5, 8.0), scene)
+
+
+def cut_off_client_for(seconds: float, scene: Scene) -> Outcome:
+    """The same for so many seconds."""
     rule = ("INPUT", "-s", scene.world.rig.switch.master_address, "-j", "DROP")
     for host in scene.world.rig.hosts:
         host.iptables("-A", *rule)
@@ -133,7 +137,11 @@ def kill_client(scene: Scene) -> Outcome:
 
 def freeze_client(scene: Scene) -> Outcome:
     """Suspend this program, as a closed lid does."""
-    seconds = scene.random.uniform(0.5, 5.0)
+    return freeze_client_for(scene.random.uniform(0.5, 5.0), scene)
+
+
+def freeze_client_for(seconds: float, scene: Scene) -> Outcome:
+    """The same for so many seconds."""
     scene.client.send_signal(signal.SIGSTOP)
     _hold(seconds)
     scene.client.send_signal(signal.SIGCONT)
