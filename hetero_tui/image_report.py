@@ -32,7 +32,7 @@ def image_line(progress: ImageProgress) -> str:
         parts.append(f"{size_text(progress.rate)}/s")
         if progress.seconds_left:
             parts.append(f"{progress.seconds_left:.0f} s left")
-    if progress.detail:
+    if progress.detail and progress.phase != "failed":  # the whole error follows, with what to do
         parts.append(clean(progress.detail, 300))
     return " · ".join(parts)
 

@@ -254,6 +254,8 @@ def status_text(hosts: Iterable[HostStatus], runs: Sequence[HostRunState]) -> st
                 code = "" if run.exit_code is None else f" with exit code {run.exit_code}"
                 ranks = ", ".join(map(str, run.ranks)) or "–"
                 lines.append(f"  run {run.run_id}  {run.state.value}{code}  ranks {ranks}")
+    if not runs:
+        lines.append("No run is on the hosts that answered.")
     ended = sorted({run.run_id for run in runs if run.state is State.EXITED})
     if ended:
         lines.append(f"Results of {', '.join(ended)} are still on the hosts:")

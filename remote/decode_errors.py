@@ -340,6 +340,14 @@ def decode(text: str) -> Decoded | None:
     return consequence
 
 
+def decode_engine(text: str) -> Decoded | None:
+    """Return what an engine's refusal means. What ranks say of one another in the same words is left out of it."""
+    for entry in _ENGINE:
+        if match := entry.pattern.search(text):
+            return _filled(entry, match)
+    return None
+
+
 def _filled(entry: _Entry, match: re.Match[str]) -> Decoded:
     """Put the named groups into the texts; a trailing 2 or 3 marks the same name in another branch of the pattern."""
     values = {name.rstrip("23"): value for name, value in match.groupdict().items() if value}

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from typing import TypeVar
 
 import requests
 from docker.errors import APIError, DockerException
 
-from remote.decode_errors import decode
+from remote.decode_errors import decode_engine
 from remote.errors import EngineError
 from trainer.errors import UNFIT
 
 _T = TypeVar("_T")
 
 
-async def in_thread(executor: ThreadPoolExecutor, host: str, what: str, request: Callable[[], _T]) -> _T:
+async def in_thread(executor: Executor, host: str, what: str, request: Callable[[], _T]) -> _T:
     """Call the blocking client in a thread of the engine's own.
 
     Raises:
@@ -35,7 +35,7 @@ async def in_thread(executor: ThreadPoolExecutor, host: str, what: str, request:
 
 def engine_error(host: str, asked: str, said: str) -> EngineError:
     """Return an error that says what was asked, what the engine answered, and what to do about it."""
-    decoded = decode(said)
+    decoded = decode_engine(said)
     if decoded is None:
         return EngineError(f"`{asked}`: the engine said: {said}", host=host, next_step="docker info on that host")
     return EngineError(f"{decoded.cause}. `{asked}`: the engine said: {said}", host=host, next_step=decoded.next_step)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Final
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
     from remote.dataset_sync import DatasetState
 
 NAME_WIDTH: Final = 16
+NAME_BEGINS: Final = 3
 RATE_SECONDS: Final = 3.0
+NARROWEST: Final = 24
+"""Cells that a reason is given at least, however narrow the screen."""
 
 
 class Arriving:
@@ -67,8 +71,29 @@ class DataBars(LineView, can_focus=True):
         """Show how the hosts stand; nothing is on its way any more."""
         self.state = state
         self._arriving.clear()
-        self.virtual_size = Size(self.size.width, 1 + len(state.differences) if state else 1)
+        self._resized()
+
+    def on_resize(self) -> None:
+        """Break the reasons anew."""
+        self._resized()
+
+    def _resized(self) -> None:
+        self.virtual_size = Size(self.size.width, 1 + len(self._rows(self.size.width)))
         self.refresh()
+
+    def _rows(self, width: int) -> list[tuple[str, int, str]]:
+        """Return what stands on each line below the master's: the host, which of its lines it is, and the text."""
+        if self.state is None:
+            return []
+        room = max(width - NAME_BEGINS - NAME_WIDTH - 2, NARROWEST)
+        return [
+            (host, number, text)
+            for host in self.state.differences
+            for number, text in enumerate(self._lines(host, self.state, room))
+        ]
+
+    def _lines(self, host: str, state: DatasetState, room: int) -> list[str]:
+        return [""] if host in self._arriving else textwrap.wrap(standing(host, state), room)
 
     def moved(self, host: str, arrived: int, total: int) -> None:
         """Take in how far one host is."""
@@ -77,7 +102,7 @@ class DataBars(LineView, can_focus=True):
             self._arriving[host].moved(now, arrived, total)
         else:
             self._arriving[host] = Arriving(now, arrived, total)
-        self.refresh()
+        self._resized()
 
     def render_line(self, y: int) -> Strip:
         """Draw the master or another host."""
@@ -88,12 +113,18 @@ class DataBars(LineView, can_focus=True):
             return self.line().add(text, self.tone("dim")).strip(width)
         if index == 0:
             size = f"{counted(len(self.state.sizes), 'file')}, {size_text(sum(self.state.sizes.values()))}"
-            line = self.line().add("   ").cell(clean(self._master), NAME_WIDTH, self.tone("bold"))
+            line = self.line().add(" " * NAME_BEGINS).cell(clean(self._master), NAME_WIDTH, self.tone("bold"))
             return line.add(f" {size} in {clean(self._folder)}: the measure for the others").strip(width)
-        hosts = tuple(self.state.differences)
-        return self._host(hosts[index - 1], self.state, width) if index <= len(hosts) else self.line().strip(width)
+        rows = self._rows(width)
+        if index > len(rows):
+            return self.line().strip(width)
+        host, number, text = rows[index - 1]
+        if number == 0:
+            return self._host(host, self.state, text, width)
+        line = self.line().add(" " * (NAME_BEGINS + NAME_WIDTH + 1))
+        return line.add(fit(text, max(width - line.width, 8))).strip(width)
 
-    def _host(self, host: str, state: DatasetState, width: int) -> Strip:
+    def _host(self, host: str, state: DatasetState, text: str, width: int) -> Strip:
         same = state.differences[host] == Difference() and host not in state.unfinished
         verdict = Verdict.OK if same else Verdict.FAIL
         tone = self.tone("ok" if same else "fail")
@@ -107,4 +138,4 @@ class DataBars(LineView, can_focus=True):
                 left = (coming.total - coming.arrived) / coming.rate
                 line.add(f" · {size_text(coming.rate)}/s over 3 s · {left:.0f} s left", self.tone("dim"))
             return line.strip(width)
-        return line.add(fit(standing(host, state), max(width - line.width, 8))).strip(width)
+        return line.add(fit(text, max(width - line.width, 8))).strip(width)

@@ -12,6 +12,7 @@ from remote.checks.model import Check, Finding, Fix, Severity, each_host, fail, 
 from remote.checks.shared import over_ssh
 from remote.errors import InventoryError
 from remote.facts import Facts
+from remote.images.reference import parse_reference
 from remote.inventory import Inventory
 from remote.runner import Completed
 
@@ -34,6 +35,12 @@ def get_image(inventory: Inventory, host: str, ref: str, platform: str = "") -> 
             "under [image.variants] or as image of the host",
             (build,),
             host=host,
+        )
+    if parse_reference(ref).is_plain and not inventory.image.context:
+        return Fix(
+            f"build {ref} on one machine if none has it yet (docker build …: the README and docs/images.md have the "
+            "whole command), then let it be brought to the others",
+            ("hetero-tui images cluster.toml --bring",),
         )
     return Fix(
         f"let it be brought: pulled, built or sent from a host that has it, as [image] says. By hand on {host}: "

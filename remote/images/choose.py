@@ -176,7 +176,8 @@ def _choose(
         return _build(state, builder, f"no host has what the build context makes{replaced}", own_build)
     if wrong and not _from_registry(state.ref):
         return _no_source(state, sources)
-    return _registry(state, f"no host has it for {wanted or 'this processor'}{replaced}")
+    why = f"no machine has it for {wanted or 'this processor'}{replaced}, so a registry is asked"
+    return _registry(state, why)
 
 
 def _replaced(state: ImageState, source: ImageState | None, *, wrong: bool) -> str:
@@ -189,8 +190,7 @@ def _replaced(state: ImageState, source: ImageState | None, *, wrong: bool) -> s
 
 def _from_registry(ref: str) -> bool:
     """Whether the name says where to pull it: a registry, or somebody's repository on Docker Hub."""
-    reference = parse_reference(ref)
-    return reference.registry != "docker.io" or not reference.path.startswith("library/")
+    return not parse_reference(ref).is_plain
 
 
 def _impossible(state: ImageState, why: str, next_step: str) -> HostImagePlan:

@@ -37,6 +37,11 @@ class Reference:
         return self.path.removeprefix("library/")
 
     @property
+    def is_plain(self) -> bool:
+        """Whether it is a name alone, as of an image that was built by hand: no registry and nobody's repository."""
+        return self.registry == DOCKER_HUB and self.path.startswith("library/")
+
+    @property
     def familiar(self) -> str:
         """The reference as ``docker images`` shows it."""
         if self.digest:

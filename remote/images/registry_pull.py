@@ -88,9 +88,16 @@ def registry_error(host: str, reference: Reference, said: str) -> ImageError | N
             return ImageError(
                 f"{each.cause.format(**values)}. The engine said: {said[:400]}",
                 host=host,
-                next_step=each.next_step.replace("{registry}", reference.registry),
+                next_step=_unbuilt(each, reference) + each.next_step.replace("{registry}", reference.registry),
             )
     return None
+
+
+def _unbuilt(cause: _Cause, reference: Reference) -> str:
+    """A plain name that no machine has is more often an image nobody built yet than one of Docker Hub's own."""
+    if not reference.is_plain or cause.name not in ("unknown-image", "authentication", "unreachable"):
+        return ""
+    return f"is {reference.familiar} an image of yours? Then build it on one of the machines first; otherwise "
 
 
 MOST_LAYERS: Final = 1000

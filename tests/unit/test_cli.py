@@ -116,6 +116,8 @@ def test_every_command_explains_itself(
     [
         ([], "cluster.toml: no such file\n  → `hetero-tui init` writes one"),
         (["check"], "cluster.toml: no such file"),
+        (["exclude", "laptop"], "cluster.toml: no such file"),
+        (["admit", "other.toml", "laptop"], "other.toml: no such file"),
         (["chekc"], "'chekc' is no command and no file\n  → did you mean check?"),
         (["chekc", "cluster.toml"], "did you mean check?"),
         (["check", "cluster.toml", "--jsn"], "--json"),

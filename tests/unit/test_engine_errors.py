@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from remote.decode_errors import ENTRY_NAMES, decode, decode_exit
+from remote.engine_errors import engine_error
 
 SAMPLES = [
     (
@@ -165,6 +166,13 @@ def test_a_cause_wins_over_a_consequence_wherever_it_stands() -> None:
     decoded = decode("RuntimeError: Connection reset by peer")
     assert decoded is not None
     assert decoded.is_consequence
+
+
+def test_what_ranks_say_of_one_another_is_not_read_into_an_engines_refusal() -> None:
+    said = 'Get "https://registry-1.docker.io/v2/": dial tcp: lookup registry-1.docker.io: connection refused'
+    error = engine_error("h1", "POST /images/create", said)
+    assert error.message == f"`POST /images/create`: the engine said: {said}"
+    assert "the disk is full" in str(engine_error("h1", "PUT", "write /var/lib: no space left on device"))
 
 
 @pytest.mark.parametrize("text", ["", "Epoch 1 done", "loss 0.3", "404 samples of unknown class {x}"])
