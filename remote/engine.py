@@ -13,7 +13,6 @@ import math
 import secrets
 import shlex
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
@@ -28,6 +27,7 @@ from remote.container import ContainerSpec, archive, container_config
 from remote.engine_errors import engine_error, in_thread
 from remote.engine_http import Answer, Demultiplexer, FramingError, request
 from remote.engine_image import ImageInfo, image_info
+from remote.engine_threads import RequestThreads
 from remote.errors import ConnectionDropped, EngineError, RemoteError
 from remote.plan_contract import LABEL_HOST
 from remote.runner import SESSION_SOCKET, Completed, Runner
@@ -51,7 +51,7 @@ class Engine:
     socket: str
     client: docker.APIClient
     _resources: AsyncExitStack
-    _executor: ThreadPoolExecutor
+    _threads: RequestThreads
     _closed: bool = field(default=False)
 
     @property
@@ -83,12 +83,11 @@ class Engine:
             ConnectionDropped: the connection to the host was lost.
         """
         resources = AsyncExitStack()
-        executor = ThreadPoolExecutor(THREADS, thread_name_prefix=f"engine-{runner.host}")
+        threads = RequestThreads(f"engine-{runner.host}", THREADS)
         try:
             local = await resources.enter_async_context(runner.forward_unix(socket))
-            resources.callback(executor.shutdown, wait=False, cancel_futures=True)
             client = await in_thread(
-                executor,
+                threads,
                 runner.host,
                 f"engine at {socket}",
                 lambda: docker.APIClient(base_url=f"unix://{local}", version="auto", timeout=math.ceil(timeout)),
@@ -100,10 +99,9 @@ class Engine:
             # Proxies and .netrc of this machine are none of the engine's business.
             client.trust_env = False
         except BaseException:
-            executor.shutdown(wait=False, cancel_futures=True)
             await resources.aclose()
             raise
-        return cls(runner, socket, client, resources, executor)
+        return cls(runner, socket, client, resources, threads)
 
     async def close(self) -> None:
         """End the forwarding; containers run on. Harmless when already closed."""
@@ -446,7 +444,7 @@ class Engine:
         """
         self._require_connection(what)
         try:
-            return await in_thread(self._executor, self.host, what, request)
+            return await in_thread(self._threads, self.host, what, request)
         except EngineError:
             self._require_connection(what)
             raise
