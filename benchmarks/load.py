@@ -1,10 +1,11 @@
-"""A day of 1 024 ranks on 256 hosts in minutes, and a run of ten million lines taken up again.
+"""A day of 1 024 ranks on 256 hosts in minutes, a run of ten million lines taken up again, a flood through Docker.
 
-    python -m benchmarks.load [--quick] [--only load_ | --only reattach_]
+    python -m benchmarks.load [--quick] [--only load_ | --only reattach_ | --only logs_]
 
 The events of the day are made up and as many as real ranks would send: one step each ten seconds, hardware every
 minute, a line of output every five. They take the way real ones take from the log stream on: ingest, store, recording,
-views. The run that is taken up again is real: see ``benchmarks.load_reattach``.
+views. The run that is taken up again is real, and so is the flood: see ``benchmarks.load_reattach`` and
+``benchmarks.load_logs``.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Final
 
 import psutil
 
+from benchmarks.load_logs import LOGS_IDS, logs_figures
 from benchmarks.load_reattach import REATTACH_IDS, reattach, reattach_figures
 from benchmarks.report import Figure, Options, at_most, main, measured
 from hetero_tui.ingest import Ingest
@@ -183,6 +185,8 @@ def figures(options: Options) -> Iterator[Figure]:
         with tempfile.TemporaryDirectory(prefix="hetero-load-") as folder:
             found = asyncio.run(reattach(lines, Path(folder)))
         yield from reattach_figures(found)
+    if options.wants(*LOGS_IDS):
+        yield from logs_figures(50_000 if options.quick else 1_000_000)
 
 
 def day_figures(day: Day, what: str) -> Iterator[Figure]:

@@ -125,8 +125,11 @@ class LineAssembler:
         lines: list[LogLine] = []
         at = 0
         while at < len(frames):
-            number = frames[at][0]
-            if self._catching_up or self._stream(number).part is not None:
+            if self._catching_up:
+                at = self._skip_known(frames, at)
+                if at == len(frames):
+                    break
+            if self._catching_up or self._stream(frames[at][0]).part is not None:
                 at = self._take(frames, at, lines)
             elif (behind := self._take_whole_lines(frames, at, lines)) > at:
                 at = behind
@@ -140,6 +143,26 @@ class LineAssembler:
 
     def _stream(self, number: int) -> _Stream:
         return self._out if STREAM_NAMES[number] == "stdout" else self._err
+
+    def _skip_known(self, frames: list[tuple[int, bytes]], at: int) -> int:
+        """Pass over messages that are older than their stream's last known one; return where another one is.
+
+        The engine repeats seconds of the log, a hundred thousand messages each.
+        """
+        oldest = {
+            number: (self._out if name == "stdout" else self._err).handled.stamp.encode()
+            for number, name in STREAM_NAMES.items()
+        }
+        begin = at
+        for number, payload in islice(frames, at, None):
+            if payload[:STAMP_LENGTH] >= oldest[number]:
+                break
+            at += 1
+        if at > begin:
+            # How many had one of these stamps is of no account: what has it is known, too.
+            for number in {number for number, _ in frames[begin:at]}:
+                self._stream(number).live = Mark()
+        return at
 
     def _take_whole_lines(self, frames: list[tuple[int, bytes]], at: int, lines: list[LogLine]) -> int:
         """Hand on messages of one stream that are a line each, as nearly all are; return where the others begin.
