@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Final
 
+from hetero_tui.step_rows import STEP_START, step_rows
 from hetero_tui.store import Store
-from trainer.events import EventError, decode
+from trainer.events import MAX_EVENT_BYTES, EventError, decode
 
 if TYPE_CHECKING:
     from remote.runtime import LogLine
@@ -23,6 +24,9 @@ BATCH_LINES: Final = 2_000
 CLOCK_LINES: Final = 16
 """How many lines are shown between two looks at the clock."""
 BATCH_SECONDS: Final = 0.005
+STEPS_AT_ONCE: Final = 64
+FEWEST_STEPS: Final = 4
+"""Steps in a row from which on they are read together."""
 
 
 class Ingest:
@@ -57,36 +61,66 @@ class Ingest:
             begin = end
             await asyncio.sleep(0)
 
+    def feed_texts(self, host: str, texts: Sequence[str], stream: str = "stdout") -> None:
+        """Take in lines of one stream that came at one time."""
+        at = 0
+        while at < len(texts):
+            if steps := self._feed_steps(host, texts, at):
+                at += steps
+                continue
+            self.feed_line(host, texts[at], stream)
+            at += 1
+
     def _feed_portion(self, host: str, lines: Sequence[LogLine], begin: int) -> int:
         started = self._clock()
-        end = min(begin + BATCH_LINES, len(lines))
-        taken, at = 0, begin
-        while at < end:
-            text = lines[at].text
+        texts = [line.text for line in lines[begin : begin + BATCH_LINES]]
+        taken, at = 0, 0
+        while at < len(texts):
+            text = texts[at]
             if _is_output(text) and not self._store.has_room():
-                at = self._skip_output(host, lines, at, end)
+                at = self._skip_output(host, texts, at)
                 continue
-            self._take(host, text, lines[at].stream)
-            at += 1
+            if not (steps := self._feed_steps(host, texts, at)):
+                self._take(host, text, lines[begin + at].stream)
+            at += steps or 1
             taken += 1
-            if taken % CLOCK_LINES == 0 and self._clock() - started > BATCH_SECONDS:
+            if (steps or taken % CLOCK_LINES == 0) and self._clock() - started > BATCH_SECONDS:
                 break
-        return at
+        return begin + at
 
-    def _skip_output(self, host: str, lines: Sequence[LogLine], begin: int, end: int) -> int:
+    def _feed_steps(self, host: str, texts: Sequence[str], begin: int) -> int:
+        """Take in the steps that begin there, if there are several, and return how many."""
+        end = begin
+        while end < len(texts) and end - begin < STEPS_AT_ONCE and _is_step(texts[end]):
+            end += 1
+        if end - begin < FEWEST_STEPS:
+            return 0
+        rows = step_rows(texts[begin:end])
+        if rows is None:
+            for text in texts[begin:end]:
+                self._take(host, text, "stdout")
+            return end - begin
+        while rows:
+            done = self._store.feed_steps(host, rows)
+            for row in rows[done : done + 1]:
+                self._store.feed(host, row.event())
+            rows = rows[done + 1 :]
+        return end - begin
+
+    def _skip_output(self, host: str, texts: Sequence[str], begin: int) -> int:
         """Count the output up to the next event without looking at it; return where that is.
 
         There is no room now, and within a portion, whose time stands still, none is made.
         """
         relayed, last, at = 0, "", begin
-        for at in range(begin, end):
-            text = lines[at].text
+        for at in range(begin, len(texts)):
+            text = texts[at]
             if text.startswith(RELAYED):
                 relayed, last = relayed + 1, text
             elif text.startswith(EVENT_START):
                 break
         else:
-            at = end
+            at = len(texts)
         if relayed:
             self._skip(host, relayed, last)
         if at - begin > relayed:
@@ -120,3 +154,7 @@ class Ingest:
 def _is_output(text: str) -> bool:
     """Tell what somebody printed from what a rank tells; output that comes too fast can go unseen."""
     return text.startswith(RELAYED) or not text.startswith(EVENT_START)
+
+
+def _is_step(text: str) -> bool:
+    return text.startswith(STEP_START) and len(text) <= MAX_EVENT_BYTES

@@ -7,6 +7,7 @@ from collections import deque
 from typing import Final
 
 from hetero_tui.sanitize import clean
+from hetero_tui.step_rows import StepRow
 from hetero_tui.views import RankState, RankView, StepParts
 from hetero_tui.windows import History, StepWindow, Totals
 from trainer.events import Calibrated, Done, Event, Failed, Hardware, Hello, Joined, Step
@@ -65,6 +66,11 @@ class RankRecord:
         """Samples of the global batch by the plan in force; the last batch of an epoch may be shorter."""
         return self.last_share if self.planned_share is None else self.planned_share
 
+    def feed_step(self, row: StepRow, now: float) -> None:
+        """Take in one step; the same as ``feed`` with the event that it stands for."""
+        self.last_event = now
+        self._feed_step(row, now)
+
     def feed(self, event: Event, now: float) -> None:
         """Take in one event that came at ``now`` on this machine's monotonic clock."""
         self.last_event = now
@@ -107,33 +113,30 @@ class RankRecord:
             self.state = RankState.FAILED
             self.error = clean(error)
 
-    def _feed_step(self, event: Step, now: float) -> None:
+    def _feed_step(self, event: Step | StepRow, now: float) -> None:
         self.state = RankState.TRAINING
         self.last_step = now
         self.step = event.step
         self.last_share = sane_samples(event.share)
         duration = sane_seconds(event.duration)
-        own = sane_seconds(event.compute) + sane_seconds(event.data)
-        if own:
-            self.steps.add(event.step, own)
-        self.window.add(
-            event.time,
-            Totals(
-                steps=1,
-                share=self.last_share,
-                global_batch=sane_samples(event.global_batch),
-                compute=sane_seconds(event.compute),
-                data=sane_seconds(event.data),
-                wait=sane_seconds(event.wait),
-                communication=sane_seconds(event.communication),
-                duration=duration,
-                start=event.time - duration,
-                end=event.time,
-            ),
-        )
+        compute, data = sane_seconds(event.compute), sane_seconds(event.data)
+        wait = sane_seconds(event.wait)
+        if compute or data:
+            self.steps.add(event.step, compute + data)
+        totals = self.window.second(event.time)
+        totals.steps += 1
+        totals.share += self.last_share
+        totals.global_batch += sane_samples(event.global_batch)
+        totals.compute += compute
+        totals.data += data
+        totals.wait += wait
+        totals.communication += sane_seconds(event.communication)
+        totals.duration += duration
+        totals.start = min(totals.start, event.time - duration)
+        totals.end = max(totals.end, event.time)
         self._spark_share += self.last_share
         self._spark_seconds += duration
-        self._spark_wait += min(duration, sane_seconds(event.wait))
+        self._spark_wait += min(duration, wait)
         if self._spark_seconds >= SPARK_SECONDS:
             self._spark.append(self._spark_share / self._spark_seconds)
             self._waits.append(self._spark_wait / self._spark_seconds)

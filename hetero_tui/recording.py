@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Final, Protocol
 
 from hetero_tui.ingest import Ingest
+from hetero_tui.step_rows import StepRow
 from hetero_tui.store import Store
 from hetero_tui.tensorboard import TensorBoardWriter
 from remote.run_dir import RunDir, RunDirError
@@ -31,7 +32,7 @@ Keep = Callable[[dict[str, object]], None]
 class Observer(Protocol):
     """Wants to see every event that is new, such as the writer of TensorBoard files."""
 
-    def observe(self, host: str, event: Event) -> None:
+    def observe(self, host: str, event: Event | StepRow) -> None:
         """Take in one event of a rank on ``host``."""
         ...
 
@@ -123,6 +124,13 @@ class RecordedStore(Store):
             self._record(at, "mark", rank=rank)
             super().mark(rank)
 
+    def feed_steps(self, host: str, rows: Sequence[StepRow]) -> int:
+        count = super().feed_steps(host, rows)
+        if self._observer is not None and not self._is_replaying:
+            for row in rows[:count]:
+                self._observer.observe(host, row)
+        return count
+
     def feed(self, host: str, event: Event) -> None:
         refused = self.duplicate_lines + self.ignored_events
         super().feed(host, event)
@@ -199,8 +207,7 @@ def _portions(store: RecordedStore, ingest: Ingest, document: Mapping[str, Any],
     for begin in range(0, len(block.texts), PIECE_LINES):
         piece = block.texts[begin : begin + PIECE_LINES]
         with store.replaying(), store.run_clock.held(at):
-            for text in piece:
-                ingest.feed_line(block.host, text, block.stream)
+            ingest.feed_texts(block.host, piece, block.stream)
         yield len(piece)
 
 

@@ -38,6 +38,15 @@ class Sequences:
         known.process_id = process_id or known.process_id
         return lost
 
+    def goes_on(self, host: str, rank: int, seq: int, time: float) -> bool:
+        """Note an event other than ``Hello`` if it is just the one that was expected next, and tell whether it was."""
+        known = self._known.get((host, rank))
+        if known is None or seq != known.expected:
+            return False
+        known.expected = seq + 1
+        known.last_time = max(known.last_time, time)
+        return True
+
     def skip(self, host: str, rank: int, count: int, last: int) -> int:
         """Note events in a row that came and are not looked at, up to number ``last``; return how many are missing."""
         known = self._known.setdefault((host, rank), _Sequence(0, 0.0, 0))

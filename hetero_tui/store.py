@@ -12,6 +12,7 @@ from typing import Final
 
 from hetero_tui.cached import Cached
 from hetero_tui.cluster_figures import StepTallies, efficiency, run_state
+from hetero_tui.course import Course
 from hetero_tui.event_text import describe
 from hetero_tui.failures import Failures, failure_record
 from hetero_tui.output_room import OutputRoom
@@ -19,6 +20,7 @@ from hetero_tui.rank_record import RankRecord, sane_samples, sane_seconds, sane_
 from hetero_tui.run_log import LOG_LINES, RunLog
 from hetero_tui.sanitize import clean
 from hetero_tui.sequences import Sequences
+from hetero_tui.step_rows import StepRow
 from hetero_tui.views import (
     ClusterView,
     Efficiency,
@@ -29,7 +31,7 @@ from hetero_tui.views import (
     RankView,
     SharesRecord,
 )
-from hetero_tui.windows import History, Point, Ring
+from hetero_tui.windows import Point, Ring
 from trainer.events import (
     Calibrated,
     Checkpoint,
@@ -99,15 +101,7 @@ class Store:
         self._shares: deque[SharesRecord] = deque(maxlen=SHARES_RECORDS)
         self._failures = Failures()
         self._tallies = StepTallies()
-        self._loss = History()
-        self._rates = History()
-        self._throughput = History()
-        self._step = 0
-        self._steps_total = 0
-        self._epoch = 0
-        self._global_batch = 0
-        self._last_loss: float | None = None
-        self._learning_rate: float | None = None
+        self._course = Course()
         self._paused_since: float | None = None
         self._started: float | None = None
         self._ended: float | None = None
@@ -220,6 +214,24 @@ class Store:
         if not isinstance(event, Step | Hardware | Output):
             self._living = sum(not each.state.ended for each in self._ranks.values())
 
+    def feed_steps(self, host: str, rows: Sequence[StepRow]) -> int:
+        """Take in steps for as long as each is just what its rank had to tell next, and return how many that were."""
+        now = self._clock()
+        count = 0
+        for row in rows:
+            record = self._ranks.get(row.rank)
+            if record is None or self._ended is None or not self._sequences.goes_on(host, row.rank, row.seq, row.time):
+                break
+            self._ended = max(self._ended, row.time)
+            record.host = host or record.host
+            record.feed_step(row, now)
+            self._feed_step(row, now)
+            count += 1
+        if count:
+            self._last_received = now
+            self.version += count
+        return count
+
     def _with_time(self, event: Event) -> Event:
         # Far-off times would overflow the arithmetic of windows; no clock is that wrong.
         if math.isfinite(event.time) and abs(event.time) < 1e11:
@@ -264,7 +276,7 @@ class Store:
             case Failed():
                 self._feed_failure(host, event)
             case Checkpoint() if event.action == "restored":
-                self._step = event.step
+                self._course.step = event.step
                 self._tallies.go_back(event.step)
                 self._tell(host, event)
             case Membership():
@@ -278,22 +290,10 @@ class Store:
             case _:
                 pass
 
-    def _feed_step(self, event: Step, now: float) -> None:
+    def _feed_step(self, event: Step | StepRow, now: float) -> None:
         self._tallies.add(event.step, sane_seconds(event.compute), self._living)
-        if event.step <= self._step and self._global_batch:
+        if not self._course.feed(event):
             return
-        # The first rank to tell of a step tells it for all: loss, global batch and duration are the same everywhere.
-        self._step = event.step
-        self._steps_total = event.steps_total
-        self._epoch = event.epoch
-        self._global_batch = sane_samples(event.global_batch)
-        self._last_loss = event.loss if math.isfinite(event.loss) else None
-        self._learning_rate = event.learning_rate if math.isfinite(event.learning_rate) else None
-        self._loss.add(event.step, event.loss)
-        self._rates.add(event.step, event.learning_rate)
-        duration = sane_seconds(event.duration)
-        if duration:
-            self._throughput.add(event.step, sane_samples(event.global_batch) / duration)
         if self._paused_since is not None and now - self._paused_since > _PAUSE_TAKES_EFFECT:
             self._paused_since = None
 
@@ -411,17 +411,17 @@ class Store:
     @property
     def loss_history(self) -> tuple[Point, ...]:
         """Loss over optimizer steps, decimated."""
-        return self._loss.points()
+        return self._course.losses.points()
 
     @property
     def throughput_history(self) -> tuple[Point, ...]:
         """Samples per second of the cluster over optimizer steps, decimated."""
-        return self._throughput.points()
+        return self._course.throughput.points()
 
     @property
     def learning_rate_history(self) -> tuple[Point, ...]:
         """Learning rate over optimizer steps, decimated."""
-        return self._rates.points()
+        return self._course.learning_rates.points()
 
     @property
     def imbalance_history(self) -> tuple[Point, ...]:
@@ -460,21 +460,21 @@ class Store:
             totals = self._ranks[leader.rank].window.totals()
             rate = totals.global_batch / totals.elapsed if totals.elapsed > 0 else 0.0
             step_seconds = totals.elapsed / totals.steps if totals.steps else 0.0
-        done = min(self._step + 1, self._steps_total) if self._global_batch else 0
+        done = min(self._course.step + 1, self._course.steps_total) if self._course.global_batch else 0
         ended = state.ended
         return ClusterView(
             state=state,
             state_text=text,
             step=done,
-            steps_total=self._steps_total,
-            epoch=self._epoch,
-            eta=None if ended or not step_seconds or not training else (self._steps_total - done) * step_seconds,
+            steps_total=self._course.steps_total,
+            epoch=self._course.epoch,
+            eta=None if ended or not step_seconds or not training else (self._course.steps_total - done) * step_seconds,
             elapsed=self._elapsed(ended=ended),
             samples_per_second=rate,
-            global_batch=self._global_batch,
+            global_batch=self._course.global_batch,
             efficiency=self._efficiency(training or [view for view in views if view.samples_per_second > 0], rate),
-            loss=self._last_loss,
-            learning_rate=self._learning_rate,
+            loss=self._course.loss,
+            learning_rate=self._course.learning_rate,
             policy=self._shares[-1].policy if self._shares else "",
             ranks=len(views),
             ranks_training=len(training),

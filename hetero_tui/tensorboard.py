@@ -17,6 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
+from hetero_tui.step_rows import StepRow
 from trainer.events import Done, Epoch, Event, Failed, Hardware, Shares, Step
 
 FOLDER: Final = "tensorboard"
@@ -149,7 +150,7 @@ class TensorBoardWriter:
         self._told: dict[int, float] = {}
         """When each rank's figures were last written, by the time its steps tell."""
 
-    def observe(self, host: str, event: Event) -> None:  # noqa: ARG002
+    def observe(self, host: str, event: Event | StepRow) -> None:  # noqa: ARG002
         """Take in what the event says in numbers; it is written within seconds, at the latest when a rank ends.
 
         Raises:
@@ -177,9 +178,9 @@ class TensorBoardWriter:
             file.write(framed(self._pending))
         self._pending.clear()
 
-    def _scalars(self, event: Event) -> tuple[int, dict[str, float]]:
+    def _scalars(self, event: Event | StepRow) -> tuple[int, dict[str, float]]:
         match event:
-            case Step():
+            case StepRow() | Step():
                 values = self._of_rank(event)
                 if event.step > self._step:
                     # The first rank to tell of a step tells it for all.
@@ -212,7 +213,7 @@ class TensorBoardWriter:
             case _:
                 return 0, {}
 
-    def _of_rank(self, event: Step) -> dict[str, float]:
+    def _of_rank(self, event: Step | StepRow) -> dict[str, float]:
         """Return what a step tells of its rank alone; nothing when that was told less than a second ago."""
         if 0 <= event.time - self._told.get(event.rank, -math.inf) < RANK_SECONDS:
             return {}

@@ -197,17 +197,21 @@ class StepWindow:
         self._seconds: deque[tuple[int, Totals]] = deque()
         self._cached: Totals | None = None
 
-    def add(self, time: float, one: Totals) -> None:
-        """Add one step that ended at ``time`` (seconds on the rank's clock)."""
+    def second(self, time: float) -> Totals:
+        """Return the sums to which a step that ended at ``time`` (seconds on the rank's clock) is to be added now."""
         second = math.floor(time)
         self._cached = None
         if self._seconds and second < self._seconds[-1][0] - WINDOW_SECONDS:
             self._seconds.clear()  # the clock of the host was set back
         if not self._seconds or second > self._seconds[-1][0]:
             self._seconds.append((second, Totals()))
-        self._seconds[-1][1].add(one)
-        while self._seconds[0][0] <= second - WINDOW_SECONDS:
-            self._seconds.popleft()
+            while self._seconds[0][0] <= second - WINDOW_SECONDS:
+                self._seconds.popleft()
+        return self._seconds[-1][1]
+
+    def add(self, time: float, one: Totals) -> None:
+        """Add one step that ended at ``time``."""
+        self.second(time).add(one)
 
     def clear(self) -> None:
         """Forget everything."""
