@@ -203,12 +203,14 @@ class HeteroApp(App[int]):
     @on(Connected)
     def connected(self) -> None:
         """Run the checklist by itself."""
-        if self._start == "checklist":
+        if self._start == "checklist" and self.is_running:
             self._checklist.run_checks()
 
     @on(RunsFound)
     def runs_found(self, message: RunsFound) -> None:
         """Offer to take over what runs already."""
+        if not self.is_running:
+            return  # told while the app closes its screens: there is nothing left to show it on
         if self._start == "monitor" and self.session.run_id:
             self.post_message(Attached())
         elif not self._contact.choose_run(message.runs, self._start) and self._start == "monitor":
@@ -218,6 +220,8 @@ class HeteroApp(App[int]):
     @on(Attached)
     def attached(self) -> None:
         """Watch the run."""
+        if not self.is_running:
+            return
         self._follow_run()
         self.action_show_monitor()
 
@@ -289,6 +293,8 @@ class HeteroApp(App[int]):
     @on(LaunchEnded)
     def launch_ended(self, message: LaunchEnded) -> None:
         """Go on to the monitor. A launch that failed has been taken back everywhere."""
+        if not self.is_running:
+            return
         if message.error is not None:
             for host in self.session.inventory.hosts:
                 self.session.store.note_launch(host.name, "stopped")
@@ -313,6 +319,8 @@ class HeteroApp(App[int]):
     @on(RunEnded)
     def run_ended(self) -> None:
         """Say how it ended; the first failing rank comes first."""
+        if not self.is_running:
+            return
         self.refresh_bindings()
         view = self.session.store.cluster_view()
         if view.state is RunState.FAILED and self.session.store.failures:

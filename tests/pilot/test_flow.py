@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 from textual.pilot import Pilot
+from textual.screen import Screen
 
 from hetero_tui.app import HeteroApp
 from hetero_tui.commands import RunCommands
+from hetero_tui.messages import Attached, LaunchEnded, RunsFound
 from hetero_tui.screens.checklist import ChecklistScreen
 from hetero_tui.screens.dialogs import Choice, Confirm, ErrorDialog
 from hetero_tui.screens.help import HelpScreen
@@ -73,6 +75,24 @@ async def test_the_checklist_runs_by_itself_and_goes_to_the_first_failure() -> N
         await shows(pilot, "✖ fail", "Docker Engine · laptop", "sudo usermod -aG docker anna", "permission denied")
         assert screen.state.counts()[Verdict.FAIL] == 1
         assert "4/4 hosts connected" in text(app)
+
+
+class LastWord(Screen[None]):
+    """Says that a run was found when it is closed."""
+
+    def on_unmount(self) -> None:
+        self.app.post_message(RunsFound(()))
+        self.app.post_message(Attached())
+        self.app.post_message(LaunchEnded())
+
+
+async def test_what_is_told_while_the_app_closes_opens_nothing() -> None:
+    session = make()
+    async with running(session) as (app, pilot):
+        app.push_screen(LastWord())
+        await until(pilot, lambda: isinstance(app.screen, LastWord))
+    assert app.screen_stack == []
+    assert not app.watching
 
 
 async def test_one_check_or_all_run_again() -> None:
