@@ -41,10 +41,11 @@ PARTS: Final = 8
 """The link is cut, and memory read, after each of so many parts of the lines."""
 GROWTH_MB: Final = 20.0
 """What the last quarter of the lines, half a gigabyte of log at ten million, may add to the master's memory."""
-PEAK_MB: Final = 300.0
+PEAK_MB: Final = 150.0
 TELL_LINES: Final = 1_000
 REATTACH_IDS: Final = (
     "reattach_lost_or_doubled", "reattach_growth_mb", "reattach_peak_mb", "reattach_rebuild_s", "reattach_seconds",
+    "reattach_follow_us", "reattach_rebuild_us",
 )  # fmt: skip
 _NUMBER: Final = re.compile(r'"seq":(\d+),')
 _WRITER: Final = """
@@ -72,6 +73,9 @@ class Taken:
     rebuild_seconds: float = 0.0
     """From the second master's first look at the recording until it asks the host for more."""
     seconds: float = 0.0
+    rebuild_processor_seconds: float = 0.0
+    processor_seconds: float = 0.0
+    """Of both masters for all lines that came from the host; the rebuilding is left out."""
     memory: list[int] = field(default_factory=list)
     """Resident bytes of the master after each part of the lines."""
     recording: int = 0
@@ -120,22 +124,27 @@ async def _master(host: RunningHost, folder: Path, taken: Taken, parts: range, *
     # Never more text than a pipe holds: the master writes a few lines only.
     process = await asyncio.create_subprocess_exec(*argv, stdout=asyncio.subprocess.PIPE)
     assert process.stdout is not None
-    memory = psutil.Process(process.pid).memory_info
+    watched = psutil.Process(process.pid)
     remaining = list(parts)
+    begun_with = spent = 0.0
     try:
         async for raw in process.stdout:
             said = json.loads(raw)
             taken.rebuild_seconds = said.get("rebuilt", taken.rebuild_seconds)
             taken.broken = said.get("broken", taken.broken)
+            begun_with = said.get("begins", begun_with)
+            taken.rebuild_processor_seconds += said.get("rebuild_processor", 0.0)
+            spent = said.get("spent", spent)
             while remaining and said.get("count", 0) * PARTS >= remaining[0] * taken.lines:
                 remaining.pop(0)
-                taken.memory.append(memory().rss)
+                taken.memory.append(watched.memory_info().rss)
                 host.drop_connections()
             if is_killed and not remaining:
                 return
         if await process.wait() != 0 or remaining:
             raise RuntimeError(f"the master ended with {process.returncode} before the run did")
     finally:
+        taken.processor_seconds += spent - begun_with
         with suppress(ProcessLookupError):
             process.kill()
         await process.wait()
@@ -186,11 +195,12 @@ async def _follow(folder: Path, host: Host) -> None:
             count += record.get("count", "line" in record)
             yield record
 
-    began = time.perf_counter()
+    began, worked = time.perf_counter(), time.process_time()
     await take_up(store, ingest, counted())
     position = run.positions().get(HOST, "")
     if position:
-        _tell(rebuilt=time.perf_counter() - began)
+        _tell(rebuilt=time.perf_counter() - began, rebuild_processor=time.process_time() - worked)
+    _tell(begins=time.process_time())
 
     runners: list[SshRunner] = []
 
@@ -207,9 +217,9 @@ async def _follow(folder: Path, host: Host) -> None:
             await ingest.feed(HOST, lines)
             count += len(lines)
             if count - told >= TELL_LINES:
-                _tell(count=count)
+                _tell(count=count, spent=time.process_time())
                 told = count
-    _tell(count=count, broken=store.lost_lines + store.duplicate_lines + store.broken_events)
+    _tell(count=count, spent=time.process_time(), broken=store.lost_lines + store.duplicate_lines + store.broken_events)
     for runner in runners:
         await runner.close()
     run.close()
@@ -228,6 +238,16 @@ def reattach_figures(taken: Taken) -> Iterator[Figure]:
     yield at_most("reattach_growth_mb", taken.growth, GROWTH_MB, "MB", anchor=f"MB after each eighth: {parts}")
     yield at_most("reattach_peak_mb", max(taken.memory) / 1e6, PEAK_MB, "MB", anchor="resident, both masters")
     yield measured("reattach_rebuild_s", taken.rebuild_seconds, "s", anchor="half of the lines, from the recording")
+    per_line = 1e6 / taken.lines
+    yield measured(
+        "reattach_follow_us", taken.processor_seconds * per_line, "µs", anchor="processor time a line, from the host"
+    )
+    yield measured(
+        "reattach_rebuild_us",
+        taken.rebuild_processor_seconds * 2 * per_line,
+        "µs",
+        anchor="processor time a line, from the recording",
+    )
     yield measured(
         "reattach_seconds", taken.seconds, "s", anchor=f"all of it; recording {taken.recording / 1e6:.0f} MB"
     )
