@@ -4,39 +4,32 @@ Gloo cannot abort: ``abort()`` does nothing and a blocked collective waits for i
 ``shutdown()`` on this process's own sockets of the group: the blocked call raises within milliseconds. The sockets of
 the group are those that were opened since its formation began; all others are left alone. NCCL has a real abort.
 
+Not always, though: what no interruption ends is left behind (see ``trainer.connections``).
+
 Each generation uses its own TCPStore connection and its own key prefix: addresses of an earlier group are never read.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import timedelta
 from typing import Any, Final
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
-from torch._C._distributed_c10d import PrefixStore, TCPStore
 
+from trainer.connections import Connections, open_connections
 from trainer.errors import GroupBroken
 from trainer.link import Formation, Link
 from trainer.open_sockets import sockets
-from trainer.stuck import OnStuck, comes_back, end_process
 
-COLLECTIVE_TIMEOUT: Final = timedelta(minutes=30)
-STORE_TIMEOUT: Final = timedelta(seconds=60)
-LEAVE_SECONDS: Final = 20.0
-"""Leaving a group takes milliseconds, also on a busy machine; in a deadlock inside the backend it takes for ever."""
-INTERRUPTED_SECONDS: Final = 90.0
-"""Connecting to a store that does not answer takes ``STORE_TIMEOUT``, and cannot be interrupted before it answers."""
 INTERRUPT_SECONDS: Final = 0.02
 """A socket may be opened just after the others were shut down, so the watchdog looks again."""
+HOPELESS_INTERRUPTIONS: Final = 100
+"""After two seconds in which this process ran and every socket was shut down, nothing will wake the call any more."""
 
 
 class Group:
@@ -51,9 +44,8 @@ class Group:
         address: str,
         port: int,
         backend: str,
-        on_stuck: OnStuck = end_process,
     ) -> None:
-        """``address`` and ``port`` are those of the TCPStore; ``on_stuck`` is told what does not come back."""
+        """``address`` and ``port`` are those of the TCPStore."""
         self.rank = rank
         self.members: tuple[int, ...] = ()
         self.generation = -1
@@ -62,10 +54,12 @@ class Group:
         self._address = address
         self._port = port
         self._backend = backend
-        self._on_stuck = on_stuck
+        self._connections: Connections | None = None
         self._staging: dict[tuple[torch.dtype, int], Tensor] = {}
         self._guard = threading.Lock()
         self._inside = False
+        self._interruptions = 0
+        """How often what runs inside was interrupted."""
         self._protected: frozenset[int] = frozenset()
         self.broken = threading.Event()
         """Set as soon as the present generation is given up: long computations may look at it."""
@@ -102,13 +96,9 @@ class Group:
 
     def leave(self) -> None:
         """Close the present group's connections; harmless without a group."""
-        if dist.is_initialized():
-            try:
-                with comes_back("leaving the group", LEAVE_SECONDS, self._on_stuck):
-                    dist.destroy_process_group()
-            except RuntimeError as error:
-                # A group that is being given up may complain that a member is gone; that is why it is given up.
-                self._link.broken(self.generation, f"while leaving: {error}")
+        connections, self._connections = self._connections, None
+        if connections is not None:
+            connections.close()
 
     def close(self) -> None:
         """Leave the group and end its watchdog."""
@@ -127,7 +117,7 @@ class Group:
             return
         with self._collective():
             wire = self._on_wire(tensor)
-            dist.all_reduce(wire)
+            self._present().all_reduce(wire, self._is_hopeless)
             if wire is not tensor:
                 tensor.copy_(wire)
 
@@ -141,7 +131,7 @@ class Group:
             return
         with self._collective():
             wire = self._on_wire(tensor)
-            dist.broadcast(wire, group_src=self.members.index(source))
+            self._present().broadcast(wire, self.members.index(source), self._is_hopeless)
             if wire is not tensor:
                 tensor.copy_(wire)
 
@@ -179,22 +169,27 @@ class Group:
             self.members = formation.members
             self.broken.clear()
         with self._collective():
-            store = TCPStore(self._address, self._port, None, is_master=False, timeout=STORE_TIMEOUT)
-            dist.init_process_group(
+            self._connections = open_connections(
                 self._backend,
-                store=PrefixStore(f"{self._run_id}/{formation.generation}", store),
-                rank=formation.members.index(self.rank),
-                world_size=len(formation.members),
-                timeout=COLLECTIVE_TIMEOUT,
+                self._address,
+                self._port,
+                f"{self._run_id}/{formation.generation}",
+                formation.members.index(self.rank),
+                self._on_wire(torch.zeros(1)),
+                len(formation.members),
+                self._is_hopeless,
             )
-            if len(formation.members) > 1:
-                dist.all_reduce(self._on_wire(torch.zeros(1)))
+
+    def _present(self) -> Connections:
+        assert self._connections is not None, "no group was formed"
+        return self._connections
 
     @contextmanager
     def _collective(self) -> Iterator[None]:
         """Let the watchdog interrupt what runs inside, and turn its errors into ``GroupBroken``."""
         with self._guard:
             self._inside = True
+            self._interruptions = 0
         try:
             self._raise_if_broken()
             yield
@@ -217,24 +212,23 @@ class Group:
             self.broken.set()
 
     def _watchdog(self) -> None:
-        interrupted_at = math.inf
         while True:
             self.broken.wait()
             if self._closed:
                 return
             with self._guard:
-                is_inside = self._inside and self.broken.is_set()
-                if is_inside:
+                if self._inside and self.broken.is_set():
                     self._interrupt()
-            interrupted_at = min(interrupted_at, time.monotonic()) if is_inside else math.inf
-            if time.monotonic() - interrupted_at > INTERRUPTED_SECONDS:
-                self._on_stuck(f"an interrupted collective did not come back within {INTERRUPTED_SECONDS:g} s")
-                interrupted_at = math.inf
+                    self._interruptions += 1
             threading.Event().wait(INTERRUPT_SECONDS)
+
+    def _is_hopeless(self) -> bool:
+        return self._interruptions > HOPELESS_INTERRUPTIONS
 
     def _interrupt(self) -> None:
         if self._backend == "nccl":
-            dist.distributed_c10d._abort_process_group()
+            if self._connections is not None:
+                self._connections.abort()
             return
         for inode, descriptor in sockets().items():
             if inode not in self._protected:
