@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -195,6 +196,8 @@ def figures(options: Options) -> Iterator[Figure]:
         for runtime, cases in wanted.items():
             yield from (skipped(each, reason, "s") for way, state in cases for each in _ids(runtime, way, state))
         return
+    # A shell that starts this in the background has it ignore Ctrl-C, and so would everything that is started here.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with Rig(hosts=3, image=prepare_image(cache_folder())) as rig:
         for runtime, cases in wanted.items():
             if cases:
@@ -210,7 +213,7 @@ def _of_runtime(world: World, cases: list[tuple[Way, State]]) -> Iterator[Figure
             stage = Stage(world, Client(world.rig, folder, world.inventory()))
             try:
                 yield from _one(stage, way, state)
-            except (AssertionError, RigError) as error:
+            except (AssertionError, RigError, subprocess.TimeoutExpired) as error:
                 first, again = _ids(world.runtime, way, state)
                 reason = str(error)[:400]
                 yield from (failed(first, reason, "s"), failed(again, reason, "s"))

@@ -106,10 +106,18 @@ class Hosts:
         asked = {name: one(name) for name in self._links}
         patience = self.inventory.limits.no_contact_seconds
         answers, errors = await gather_soon(asked, patience=patience, at_most=CONTACT_SECONDS)
-        for error in errors.values():
+        for name, error in errors.items():
             if not isinstance(error, (RemoteError, TimeoutError, OSError)):
                 raise error  # a mistake in this program, not on a host
+            if isinstance(error, TimeoutError) and self._waits_for_engine(name):
+                errors[name] = TimeoutError("it answers, but its Docker Engine does not")
         return answers, errors
+
+    def _waits_for_engine(self, name: str) -> bool:
+        """Whether everything else of a host has answered."""
+        link = self._links[name]
+        is_reached = link.runner is not None and _alive(link.runner) and link.facts is not None
+        return is_reached and link.host.runtime == "docker"
 
     def gave_up(self, name: str, reason: str) -> None:
         """Remember that a connected host did not answer, so that the same command does not wait for it twice."""

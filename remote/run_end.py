@@ -12,7 +12,7 @@ from remote.run_dir import Ended, RunDir, RunDirError
 from remote.runtime import HostRuntime, State, closing
 from remote.text import named
 
-STRAGGLER_SECONDS: Final = 3.0
+STRAGGLER_SECONDS: Final = 2.0
 """For ranks to leave when there is nothing left for them to finish."""
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from remote.hosts import Hosts
 from remote.inventory import parse_inventory
 from remote.local import LocalRunner
 from remote.process_runtime import ProcessRuntime
-from remote.runtime import HostRunState, State
+from remote.runtime import HostRunState, HostRuntime, State
 from remote.stragglers import gather_soon
 
 TWO_HOSTS = """
@@ -125,6 +127,24 @@ async def test_a_host_whose_engine_is_frozen_is_waited_for_once(
     assert ([run.host for run in found], noted) == (["quick"], ["frozen"])
     runtimes, unreachable = await Homecoming(inventory, tmp_path).reachable(hosts)
     assert (list(runtimes), list(unreachable), asked) == (["quick"], ["frozen"], ["quick"])
+
+
+async def test_of_a_host_that_answers_it_is_told_that_its_engine_does_not() -> None:
+    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as silent:
+        path = f"{folder}/docker.sock"  # pytest's own folders are too deep for the 107 bytes of an address
+        silent.bind(path)
+        silent.listen()
+        text = TWO_HOSTS.replace("192.0.2.2", "local").removesuffix('runtime = "process"\n')
+        hosts = Hosts(parse_inventory(f'{text}docker_socket = "{path}"\n[image]\nref = "app:1"\n'))
+        await hosts.gather("frozen")
+
+        async def ask(name: str) -> HostRuntime:
+            return ProcessRuntime(name, LocalRunner()) if name == "quick" else await hosts.runtime(name)
+
+        answers, errors = await hosts.ask_all(ask)
+        await hosts.close()
+    assert list(answers) == ["quick"]
+    assert str(errors["frozen"]) == "it answers, but its Docker Engine does not"
 
 
 @pytest.mark.parametrize(("elapsed", "grace"), [(0.0, 10.0), (3.0, 7.0), (5.0, 5.0), (60.0, 5.0)])
