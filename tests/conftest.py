@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 _TIMELESS = {"fuzz", "unit"}
 """Folders whose tests wait for nothing outside themselves."""
 
+# Torch's threads wait for one another by spinning. Where several trainings share the cores, that takes five times the
+# processor time of what they compute. Read once, when torch is imported, here and by whatever the tests start.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """In CI, try once more what runs real processes, engines and screens on a machine that others use too.
