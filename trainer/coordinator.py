@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from trainer.errors import UNFIT
 from trainer.listening import listen_on
-from trainer.open_sockets import plain_address
+from trainer.open_sockets import CUT_SECONDS, plain_address
 from trainer.roster import Outgoing, Roster
 
 MAX_LINE_BYTES: Final = 1 << 20
@@ -31,6 +31,8 @@ REFORM_TIMEOUT_SECONDS: Final = 300.0
 PATIENT_SECONDS: Final = 30.0
 TOLD_SECONDS: Final = 3.0
 """A rank that may be silent for longer without being given up is told to the person after so long."""
+FRESH_SECONDS: Final = 1.0
+"""Who gave a sign of life within it is there, and does not answer another rank because the network is cut."""
 ALONE_SECONDS: Final = 3.0
 """Without any connected rank for so long a run that had begun is over, once its own host's ranks have ended."""
 
@@ -111,6 +113,7 @@ class Coordinator:
                 last_beat = now
                 for peer in self._peers.values():
                     peer.writer.write(b"\n")
+            self._act_on_cuts(now)
             waiting = self.roster.generation < 0 or self.roster.breaking
             waiting_since = waiting_since if waiting else now
             self._check_patience(now - waiting_since)
@@ -131,16 +134,31 @@ class Coordinator:
         """Name the two ranks between which the network is cut: they wait for each other, and all others for them."""
         before, peer.unanswered = peer.unanswered, addresses
         for address in sorted(addresses ^ before):
-            others = [each for each in self._peers.values() if each is not peer and _is_at(each, address, peer)]
-            if not others:
-                # What else a script talks to is its own affair; a rank that is gone has been named.
+            others = self._at(address, peer)
+            if not others or any(self.roster.stands_aside(each.rank) for each in (peer, *others)):
+                # What else a script talks to is its own affair; a rank that is gone has been named. Nothing is sent
+                # to one that stands aside, so nothing goes unanswered.
                 continue
             who = f"rank{'s' if len(others) > 1 else ''} {', '.join(str(each.rank) for each in others)} ({address})"
             if address in addresses:
                 why = "the network between them is cut or drops most of what is sent; all ranks may be waiting for it"
-                self._tell(f"rank {peer.rank} gets no answer from {who} since {TOLD_SECONDS:g} s: {why}")
+                self._tell(f"rank {peer.rank} gets no answer from {who} since {CUT_SECONDS:g} s: {why}")
             else:
                 self._tell(f"rank {peer.rank} gets answers from {who} again")
+
+    def _act_on_cuts(self, now: float) -> None:
+        """Go on without one of two hosts that give signs of life here and get no answer from each other."""
+        for peer in list(self._peers.values()):
+            for address in sorted(peer.unanswered):
+                own = self._at(_address(peer, peer)[0], peer)
+                others = self._at(address, peer)
+                if others and all(now - each.last_heard < FRESH_SECONDS for each in (peer, *own, *others)):
+                    sides = [each.rank for each in (peer, *own)], [each.rank for each in others]
+                    self._send(self.roster.cut(*sides))
+
+    def _at(self, address: str, seen_by: _Peer) -> list[_Peer]:
+        """Return the other ranks at an address."""
+        return [each for each in self._peers.values() if each is not seen_by and _is_at(each, address, seen_by)]
 
     def _patience(self) -> float:
         """Return the seconds of silence that mean death: long where a mistake would cost the run, not a moment.
@@ -229,6 +247,8 @@ class Coordinator:
                 self._send(self.roster.left(peer.rank, str(message["reason"])))
             case "unanswered":
                 self._tell_unanswered(peer, frozenset(plain_address(each) for each in message["addresses"][:16]))
+            case "reached":
+                self._send(self.roster.reached(peer.rank, [int(rank) for rank in message["ranks"]]))
             case "failed":
                 self._drop(peer, str(message["reason"]))
             case "take_part":
@@ -249,16 +269,25 @@ class Coordinator:
 
     def _send(self, outgoing: Outgoing) -> None:
         for rank, message in outgoing:
-            if rank in self._peers:
-                self._peers[rank].writer.write(json.dumps(message).encode() + b"\n")
+            peer = self._peers.get(rank)
+            if peer is None:
+                continue
+            if message["type"] == "probe":
+                others = [self._peers[other] for other in message["ranks"] if other in self._peers]
+                message = message | {"addresses": {str(other.rank): _address(other, peer) for other in others}}
+            peer.writer.write(json.dumps(message).encode() + b"\n")
+
+
+def _address(peer: _Peer, seen_by: _Peer) -> tuple[str, int]:
+    """Return another rank's end of its connection. Ranks on the master may have come from its loopback address."""
+    host, port, *_ = peer.writer.get_extra_info("peername")
+    if ipaddress.ip_address(plain_address(host)).is_loopback:
+        host = seen_by.writer.get_extra_info("sockname")[0]
+    return plain_address(host), int(port)
 
 
 def _is_at(peer: _Peer, address: str, seen_by: _Peer) -> bool:
-    """Return whether a rank has this address. Ranks on the master may have come from its loopback address."""
-    theirs = plain_address(peer.writer.get_extra_info("peername")[0])
-    if ipaddress.ip_address(theirs).is_loopback:
-        theirs = plain_address(seen_by.writer.get_extra_info("sockname")[0])
-    return theirs == address
+    return _address(peer, seen_by)[0] == address
 
 
 def _decode(line: bytes) -> Mapping[str, Any]:

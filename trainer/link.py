@@ -13,14 +13,15 @@ from typing import Any, Final
 
 from trainer.coordinator import BEAT_SECONDS, TOLD_SECONDS
 from trainer.errors import UNFIT, CoordinatorLost, RunAborted
-from trainer.open_sockets import unanswered
+from trainer.open_sockets import unanswered, unanswered_on
+from trainer.probing import Prober
 
 MAX_LINE_BYTES: Final = 64 << 20
 """Of a message: the longest tells every member what all others said of themselves."""
 SILENCE_SECONDS: Final = 10.0
 """Without a sign of life from the coordinator for so long, the master counts as lost."""
 WAITING_SECONDS: Final = 0.2
-LOOK_SECONDS: Final = 1.0
+LOOK_SECONDS: Final = 0.5
 """How often this process's connections are looked at for peers that do not answer."""
 
 
@@ -85,6 +86,7 @@ class Link:
         self._closing = threading.Event()
         self.on_break: Callable[[int, str], None] = _ignore
         """Called on the link's thread with the generation and the reason when a generation is given up."""
+        self._prober = Prober(lambda ranks: self._send({"type": "reached", "ranks": ranks}))
         self._send({"type": "hello", "rank": rank, "run": run_id})
         self._beater = threading.Thread(target=self._beat, name="coordinator-beat", daemon=True)
         self._reader = threading.Thread(target=self._read, name="coordinator-link", daemon=True)
@@ -205,6 +207,7 @@ class Link:
     def close(self) -> None:
         """End the connection."""
         self._closing.set()
+        self._prober.close()
         # The other side may have closed it first.
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
@@ -251,7 +254,8 @@ class Link:
             if knows_silence != (now - self._heard > TOLD_SECONDS):
                 knows_silence = not knows_silence
                 self._tell_silence(now - self._heard if knows_silence else 0.0)
-            if now - last_look >= LOOK_SECONDS:
+            # While the coordinator itself does not answer, its own clock decides, and what is said comes too late.
+            if now - last_look >= LOOK_SECONDS and not unanswered_on(self._socket.fileno()):
                 last_look, before, cut = now, cut, unanswered()
                 if cut != before:
                     self._send({"type": "unanswered", "addresses": sorted(cut)})
@@ -293,6 +297,8 @@ class Link:
                 case "command":
                     if message["index"] == len(self._inbox.commands) + 1:
                         self._inbox.commands.append(message)
+                case "probe":
+                    self._prober.ask(*_probe(message))
                 case "abort":
                     self._inbox.aborted = str(message["reason"])
                     broken = True
@@ -313,6 +319,11 @@ class Link:
 
 def _ignore(_generation: int, _reason: str) -> None:
     """Stand in until a group listens."""
+
+
+def _probe(message: Mapping[str, Any]) -> tuple[dict[int, tuple[str, int]], int]:
+    addresses = {int(rank): (str(host), int(port)) for rank, (host, port) in message["addresses"].items()}
+    return addresses, int(message["answers"])
 
 
 def _formation(message: Mapping[str, Any]) -> Formation:

@@ -148,7 +148,9 @@ class Loop:
         if self._local is not None and formation.generation > 0:
             self._local.average(self._at.group, self._at.learner)
         balance_state = self._saved_balance if self._balancer is None else self._balancer.state_dict()
-        newcomers = formation.generation > 0 and not all(card["begun"] for card in formation.cards.values())
+        # Whoever comes back may have done the same number of steps with others, so numbers alone do not tell.
+        newcomers = formation.generation > 0 and bool(formation.joined)
+        newcomers |= formation.generation > 0 and not all(card["begun"] for card in formation.cards.values())
         behind = len(set(formation.steps.values())) > 1
         resumed = _begins(formation) and max(formation.steps.values()) > 0
         if newcomers or behind or resumed:

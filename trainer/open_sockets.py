@@ -17,8 +17,9 @@ import sys
 from pathlib import Path
 from typing import Final
 
-UNANSWERED_RETRANSMISSIONS: Final = 4
-"""Three seconds on a local network; each acknowledgement begins the count anew."""
+UNANSWERED_RETRANSMISSIONS: Final = 3
+CUT_SECONDS: Final = 1.5
+"""What these take on a local network; each acknowledgement begins the count anew."""
 _LAYOUT: Final = struct.Struct("=8B24I")
 _RETRANSMISSIONS: Final = 2
 _UNACKNOWLEDGED: Final = 12
@@ -41,15 +42,15 @@ def sockets() -> dict[int, int]:
 
 
 def unanswered() -> frozenset[str]:
-    """Return the addresses of peers that have acknowledged nothing for about 3 s; always empty except on Linux."""
+    """Return the addresses of peers that have acknowledged nothing for ``CUT_SECONDS``; empty except on Linux."""
+    return frozenset(address for descriptor in sockets().values() if (address := unanswered_on(descriptor)))
+
+
+def unanswered_on(descriptor: int) -> str:
+    """Return the address of the peer that does not answer on one socket, or an empty string."""
     if sys.platform != "linux" or socket.getdefaulttimeout() is not None:
         # With a default timeout Python would make the sockets of others non-blocking by looking at them.
-        return frozenset()
-    return frozenset(address for descriptor in sockets().values() if (address := _unanswered(descriptor)))
-
-
-def _unanswered(descriptor: int) -> str:
-    """Return the address of the peer that does not answer, or an empty string."""
+        return ""
     try:
         looked_at = socket.socket(fileno=descriptor)
     except OSError:

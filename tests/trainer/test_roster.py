@@ -17,11 +17,16 @@ def kinds(outgoing: Outgoing) -> list[tuple[int, str]]:
     return [(rank, message["type"]) for rank, message in outgoing]
 
 
+def card(rank: int) -> dict[str, Any]:
+    """The higher the rank, the quicker it is."""
+    return {"table": [[1, 1.0 / (rank + 1)]]}
+
+
 def running(world_size: int = 3, *, elastic: bool = True, step: int = 0) -> Roster:
     roster = Roster(world_size, elastic)
     for rank in range(world_size):
         roster.connected(rank)
-        last = roster.ready(rank, step, {"table": rank})
+        last = roster.ready(rank, step, card(rank))
     form = formed(last)
     assert form is not None
     assert form["members"] == list(range(world_size))
@@ -35,9 +40,9 @@ def test_the_first_group_waits_for_everybody() -> None:
     assert roster.missing() == (1,)
     assert roster.why_missing(1) == "never connected"
     roster.connected(1)
-    form = formed(roster.ready(1, 0, {"table": 1}))
+    form = formed(roster.ready(1, 0, {"table": [[8, 1.0]]}))
     assert form is not None
-    assert (form["generation"], form["joined"], form["cards"]["1"]) == (0, [0, 1], {"table": 1})
+    assert (form["generation"], form["joined"], form["cards"]["1"]) == (0, [0, 1], {"table": [[8, 1.0]]})
 
 
 def test_a_lost_rank_breaks_the_group_and_the_others_go_on() -> None:
@@ -191,3 +196,70 @@ def test_a_rank_that_leaves_before_the_first_group_is_not_waited_for() -> None:
     form = formed(roster.left(1, "rank 1 left: h1 was told to end"))
     assert form is not None
     assert form["members"] == [0]
+
+
+def asked(outgoing: Outgoing) -> list[tuple[int, list[int], int]]:
+    return [(rank, message["ranks"], message["answers"]) for rank, message in outgoing if message["type"] == "probe"]
+
+
+def cut_between_1_and_2() -> Roster:
+    """Rank 2 is the quickest of three, and rank 1 stands aside."""
+    roster = running()
+    out = roster.cut([1], [2])
+    assert kinds(out) == [(1, "probe"), (0, "break"), (1, "break"), (2, "break")]
+    assert asked(out) == [(1, [2], 3)]
+    assert formed(roster.ready(1, 7, card(1))) is None
+    assert formed(roster.ready(0, 7, card(0))) is None
+    form = formed(roster.ready(2, 7, card(2)))
+    assert form is not None
+    assert (form["members"], form["left"]) == ([0, 2], [1])
+    assert form["reason"] == "rank 1 and rank 2 do not reach each other; the run goes on without rank 1 until they do"
+    return roster
+
+
+def test_the_slower_of_two_that_do_not_reach_each_other_stands_aside_until_they_do() -> None:
+    roster = cut_between_1_and_2()
+    assert roster.stands_aside(1)
+    assert roster.cut([2], [1]) == [], "the same cut, seen from the other side"
+    out = roster.reached(1, [2])
+    assert asked(out) == [(1, [], 3)]
+    assert {message["command"] for _, message in out if message["type"] == "command"} == {"regroup"}
+    roster.ready(0, 9, card(0))
+    form = formed(roster.ready(2, 9, card(2)))
+    assert form is not None
+    assert (form["members"], form["joined"], form["source"]) == ([0, 1, 2], [1], 0)
+    assert asked(roster.cut([1], [2])) == [(1, [2], 6)], "a link that comes and goes must hold for longer"
+
+
+def test_nobody_stands_aside_for_a_rank_that_is_gone() -> None:
+    roster = cut_between_1_and_2()
+    roster.lost(2, "closed")
+    assert not roster.stands_aside(1)
+    form = formed(roster.ready(0, 9, {}))
+    assert form is not None
+    assert form["members"] == [0, 1]
+
+
+def test_a_rank_that_stands_aside_is_told_the_end_of_the_run() -> None:
+    roster = cut_between_1_and_2()
+    roster.finished(0)
+    assert kinds(roster.finished(2)) == [(1, "over")]
+
+
+def test_a_cut_changes_nothing_without_elastic_or_within_one_host() -> None:
+    assert running(elastic=False).cut([1], [2]) == []
+    assert running().cut([1, 2], [2]) == []
+    assert running().cut([1], [7]) == []
+
+
+def test_of_equal_steps_those_of_a_member_count_not_those_of_one_that_comes_back() -> None:
+    roster = running()
+    roster.lost(0, "cut off")
+    roster.ready(1, 8, {})
+    assert formed(roster.ready(2, 8, {})) is not None
+    roster.connected(0)
+    roster.ready(0, 8, {})
+    roster.ready(1, 8, {})
+    form = formed(roster.ready(2, 8, {}))
+    assert form is not None
+    assert (form["joined"], form["source"]) == ([0], 1)
