@@ -31,7 +31,7 @@ Outgoing = list[tuple[int, Message]]
 
 ANSWERS: Final = 3
 """How many times in a row a peer must answer before it counts as reached again; twice as many at each new cut."""
-MAX_ANSWERS: Final = 192
+MAX_ANSWERS: Final = 24
 MAX_FRUITLESS_GENERATIONS: Final = 5
 """Generations in a row without one completed step and without a change of members."""
 
