@@ -28,8 +28,8 @@ MAX_CHANGES: Final = 8 << 20
 PIECE: Final = 1 << 20
 NOT_FOUND: Final = 404
 LITTLE: Final = 16 << 20
-"""Bytes of output that are fetched without asking what may be left out. To answer that, engines whose kernel redirects
-folders walk the container's whole file system, which takes a busy host ten seconds."""
+"""Bytes of output that are fetched without asking what may be left out: to answer that, an engine walks the container's
+whole file system and the image's (moby, overlay2: ``Changes`` is the naive diff), on a busy host for many seconds."""
 
 
 async def output_archives(
