@@ -160,3 +160,23 @@ def affected(checks: Sequence[CheckInfo], check_id: str) -> frozenset[str]:
     while more := {check.id for check in checks if not found.isdisjoint(check.needs)} - found:
         found |= more
     return frozenset(found)
+
+
+def known_checks() -> tuple[CheckInfo, ...]:
+    """Return all checks that there are, by the groups they are shown in."""
+    from hetero_tui.session import CheckInfo
+    from remote.checks.catalogue import GROUPS
+
+    return tuple(
+        CheckInfo(
+            id=check.id,
+            title=check.title,
+            severity=check.severity.value,
+            scope="cluster" if check.scope == "cluster" else "host",
+            needs=check.needs,
+            group=group,
+            is_source=check.is_source,
+        )
+        for group, checks in GROUPS
+        for check in checks
+    )

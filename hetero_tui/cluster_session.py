@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from hetero_tui.adoption import open_or_adopt
+from hetero_tui.checklist import known_checks
 from hetero_tui.code_sending import send_code
 from hetero_tui.following import Following, catch_up
 from hetero_tui.homecoming import Homecoming
@@ -19,11 +20,10 @@ from hetero_tui.merged_log import merged_log
 from hetero_tui.preflight import Preflight
 from hetero_tui.reach import reached, require_connected, runs_found
 from hetero_tui.recording import RecordedStore, recorded_store, take_up
-from hetero_tui.session import CheckInfo, ConfirmHostKey, HostStatus, LaunchProgress
+from hetero_tui.session import CheckInfo, ConfirmHostKey, HostStatus, LaunchProgress, PastRead
 from hetero_tui.store import Store
 from hetero_tui.views import LogRecord
 from remote.checkpoints import FOLDER, checkpoints_in
-from remote.checks.catalogue import GROUPS
 from remote.checks.context import CheckContext
 from remote.checks.model import CheckProgress, CheckResult, Verdict
 from remote.checks.network_report import PairMatrix
@@ -86,6 +86,7 @@ class ClusterSession:
         self._is_following = False
         self._resume: Resume | None = None
         self._code: Snapshot | None = None
+        self.past = PastRead()
         self._next_run_id = new_run_id(time.time)
 
     # SSH and Docker take longer to import than the first screen takes to paint, so they come with the first contact.
@@ -141,19 +142,7 @@ class ClusterSession:
 
     @property
     def checks(self) -> tuple[CheckInfo, ...]:
-        return tuple(
-            CheckInfo(
-                id=check.id,
-                title=check.title,
-                severity=check.severity.value,
-                scope="cluster" if check.scope == "cluster" else "host",
-                needs=check.needs,
-                group=group,
-                is_source=check.is_source,
-            )
-            for group, checks in GROUPS
-            for check in checks
-        )
+        return known_checks()
 
     @property
     def results(self) -> tuple[CheckResult, ...]:
@@ -322,16 +311,27 @@ class ClusterSession:
     async def attach(self, run_id: str) -> None:
         """Take over a run: its past from this machine's folder, what is missing from the hosts.
 
+        ``past`` tells how far that is. Cancelled, no run is watched.
+
         Raises:
             RunDirError: nothing of the run is stored here, and the hosts do not run it as this inventory would.
             RemoteError: nothing is stored here, and a host cannot be asked.
         """
         run_dir = await open_or_adopt(self._inventory, self._experiments, run_id, self)
         plan = run_dir.read_plan()
-        store = self._begin(plan, run_dir)
+        store, self.past = self._begin(plan, run_dir), PastRead()
         with store.replaying():
             self._expect(plan, store)
-        await take_up(store, self._ingest, run_dir.documents())
+
+        def report(lines: int) -> None:
+            self.past = PastRead(lines, run_dir.fraction_read)
+
+        try:
+            await take_up(store, self._ingest, run_dir.documents(), report=report)
+        except asyncio.CancelledError:
+            run_dir.close()
+            self._store, self._plan, self._run_dir = Store(), None, None
+            raise
         self._behind = run_dir.positions(as_read=True)
 
     async def follow(self, report: Callable[[LaunchProgress], None] = lambda _progress: None) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from hetero_tui.messages import Attached, Connected, OperationFailed, RunsFound
 from hetero_tui.screens.dialogs import Choice
 from hetero_tui.screens.host_key import host_key_question
 from hetero_tui.screens.questions import attach_options
+from hetero_tui.screens.taking_over import SHOWN_AFTER, TakingOver
+from hetero_tui.session import PastSession
 
 if TYPE_CHECKING:
     from hetero_tui.app import HeteroApp
@@ -70,9 +72,30 @@ class Contact:
         self._app.work(self._take_over(run_id), "attach")
 
     async def _take_over(self, run_id: str) -> None:
+        attaching = asyncio.create_task(self._app.session.attach(run_id))
         try:
-            await self._app.session.attach(run_id)
+            is_attached = await self._until_read(attaching, run_id)
         except Exception as error:  # noqa: BLE001 - shown to the person, whatever it is
             self._app.post_message(OperationFailed(f"Run {run_id} could not be taken over", error))
         else:
-            self._app.post_message(Attached())
+            self._app.post_message(Attached() if is_attached else RunsFound(()))
+        finally:
+            attaching.cancel()
+
+    async def _until_read(self, attaching: asyncio.Task[None], run_id: str) -> bool:
+        """Wait for the run's past with a dialog when it takes long; False when the person gave up."""
+        session = self._app.session
+        await asyncio.wait({attaching}, timeout=SHOWN_AFTER)
+        if not attaching.done() and isinstance(session, PastSession):
+            dialog = TakingOver(session, run_id)
+            given_up: asyncio.Future[bool | None] = asyncio.get_running_loop().create_future()
+            self._app.push_screen(dialog, given_up.set_result)
+            waited_for: set[asyncio.Future[Any]] = {attaching, given_up}
+            await asyncio.wait(waited_for, return_when=asyncio.FIRST_COMPLETED)
+            if given_up.done():
+                attaching.cancel()
+                await asyncio.wait({attaching})
+                return not attaching.cancelled()
+            dialog.dismiss(False)
+        await attaching
+        return True

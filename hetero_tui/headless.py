@@ -223,7 +223,7 @@ def refuse(session: ClusterSession, *, as_json: bool = False) -> int:
 async def watch(cluster: Path, *, run: str, as_json: bool, experiments: Path, metrics: int | None = None) -> int:
     """Reattach to a run. Who only looks on has not failed when somebody stops the run: only a failed run exits 1."""
     async with _session(cluster, experiments, metrics=metrics) as session:
-        await session.attach(run or await _newest(session))
+        await run_to_end.attach(session, run or await _newest(session))
         say(f"attached to run {session.run_id}")
         return await run_to_end.watch(session, as_json=as_json)
 

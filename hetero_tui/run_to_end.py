@@ -17,6 +17,7 @@ from remote.errors import RemoteError
 from remote.run_end import not_home
 from remote.runtime import HostRunState
 
+TOLD_SECONDS: Final = 2.0
 NOTHING_BEGUN: Final = "interrupted before a run was started"
 
 
@@ -108,6 +109,17 @@ async def watch(session: ClusterSession, *, as_json: bool) -> int:
         say(f"interrupted: run {session.run_id} goes on; `hetero-tui watch` takes it up again, `stop` ends it")
         await _print_so_far(session, as_json=as_json)
         raise
+
+
+async def attach(session: ClusterSession, run_id: str) -> None:
+    """Take over a run, and tell every two seconds how much of its past has been read."""
+    attaching = asyncio.create_task(session.attach(run_id))
+    try:
+        while not (await asyncio.wait({attaching}, timeout=TOLD_SECONDS))[0]:
+            say(f"reading what is kept of run {run_id}: {session.past.fraction:.0%}, {session.past.lines:_} lines")
+        await attaching
+    finally:
+        attaching.cancel()
 
 
 async def _print_so_far(session: ClusterSession, *, as_json: bool) -> None:

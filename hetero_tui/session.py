@@ -27,6 +27,8 @@ __all__ = [
     "ImageSession",
     "LaunchPhase",
     "LaunchProgress",
+    "PastRead",
+    "PastSession",
     "PreparingSession",
     "ResumableSession",
     "SessionProtocol",
@@ -87,6 +89,24 @@ class PreparingSession(Protocol):
     @property
     def preflight(self) -> PreflightProtocol:
         """Fixes, measured speeds and the prediction."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PastRead:
+    """How much of a run's past has been read from this machine's folder."""
+
+    lines: int = 0
+    fraction: float = 0.0
+
+
+@runtime_checkable
+class PastSession(Protocol):
+    """A session that tells how far the taking over of a run is, which takes minutes for millions of lines."""
+
+    @property
+    def past(self) -> PastRead:
+        """How much has been read so far."""
         ...
 
 

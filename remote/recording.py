@@ -13,7 +13,7 @@ import shutil
 import struct
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final, Self
@@ -110,8 +110,10 @@ class RecordingFile:
         self.close()
 
 
-def read_recording(path: Path) -> Iterator[bytes]:
+def read_recording(path: Path, tell: Callable[[int], None] = lambda _bytes: None) -> Iterator[bytes]:
     """Yield every whole line with its newline, up to the place where a crash or damage ended the file.
+
+    ``tell`` is told how many bytes of the file have been read.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -119,6 +121,7 @@ def read_recording(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
         rest = b""
         for data in _decompressed(file):
+            tell(file.tell())
             *lines, rest = (rest + data).split(b"\n")
             for line in lines:
                 yield line + b"\n"

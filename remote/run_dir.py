@@ -98,6 +98,8 @@ class RunDir:
     """The folder of one run. One instance at a time may append; any number may read."""
 
     path: Path
+    fraction_read: float = field(default=0.0, repr=False)
+    """How much of the recording has been read when somebody is reading it."""
     _events: RecordingFile | None = field(default=None, repr=False)
     _logs: dict[str, BinaryIO] = field(default_factory=dict, repr=False)
     _read_to: tuple[int, dict[str, str]] | None = field(default=None, repr=False)
@@ -308,7 +310,11 @@ class RunDir:
         positions: dict[str, str] = {}
         try:
             size = self.events_path.stat().st_size
-            for raw in read_recording(self.events_path):
+
+            def tell(position: int) -> None:
+                self.fraction_read = min(1.0, position / max(1, size))
+
+            for raw in read_recording(self.events_path, tell):
                 if (document := document_in(raw)) is None:
                     continue
                 if (block := stored_block(document)) is not None and block.position:
