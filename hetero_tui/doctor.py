@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from hetero_tui import exit_codes, prediction_report
-from hetero_tui.output import show
+from hetero_tui.output import harmless, print_json, show
 from hetero_tui.redact import Redaction
 from hetero_tui.report import SCHEMA
 from hetero_tui.sanitize import clean
@@ -67,13 +67,14 @@ async def run(
         text = redaction.apply(text)  # learns the names, too, that only later sections tell
     if as_json:
         told = [without_secrets(each) for each in sections]
-        print(_document([redaction.apply(each) for each in told] if redact else told, report, redacted=redact))
+        print_json(_document([redaction.apply(each) for each in told] if redact else told, report, redacted=redact))
     elif report is None:
         show(text)
     if report is None:
         return exit_codes.OK
     try:
-        write_atomically(report, text.encode(errors="replace"))
+        # A person reads it with `cat`, too.
+        write_atomically(report, harmless(text).encode(errors="replace"))
     except OSError as error:
         print(f"cannot write {report}: {error.strerror}", file=sys.stderr)
         return exit_codes.FAILED
@@ -81,15 +82,14 @@ async def run(
     return exit_codes.OK
 
 
-def _document(sections: Sequence[str], report: Path | None, *, redacted: bool) -> str:
+def _document(sections: Sequence[str], report: Path | None, *, redacted: bool) -> dict[str, object]:
     parts = [each.partition("## ")[2].partition("\n") for each in sections]
-    document = {
+    return {
         "schema": SCHEMA,
         "redacted": redacted,
         "file": str(report or ""),
         "sections": [{"title": title, "markdown": body.strip()} for title, _, body in parts],
     }
-    return json.dumps(document, indent=2, ensure_ascii=False)
 
 
 def know_this_machine(redaction: Redaction) -> None:
