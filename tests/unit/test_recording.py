@@ -14,14 +14,32 @@ from pathlib import Path
 
 import pytest
 
+from hetero_tui.cluster_session import ClusterSession
 from hetero_tui.ingest import Ingest
 from hetero_tui.output_room import BURST_LINES
 from hetero_tui.recording import RecordedStore, RunClock, recorded_store, take_up
+from remote.inventory import parse_inventory
 from remote.recording import RecordingBusy, RecordingFile, read_recording
 from remote.run_dir import RunDir
 from remote.runtime import LogLine
 from tests.unit.store_state import every_view
+from tests.unit.stored import stored_run
 from trainer.events import Done, Event, Failed, Hardware, Hello, Membership, Notice, Output, Shares, Step, encode
+
+INVENTORY = """\
+[cluster]
+name = "{cluster}"
+[image]
+ref = "trainer:1"
+[training]
+workload = "simple_cnn"
+[[hosts]]
+name = "pc"
+address = "192.0.2.1"
+[[hosts]]
+name = "laptop"
+address = "192.0.2.2"
+"""
 
 
 @pytest.fixture
@@ -210,3 +228,25 @@ def test_it_is_small(tmp_path: Path) -> None:
         for begin in range(0, len(text), 4000):
             file.append(text[begin : begin + 4000].encode())
     assert path.stat().st_size < len(text) / 8
+
+
+async def test_who_gives_up_taking_over_a_long_run_watches_none_and_can_begin_again(tmp_path: Path) -> None:
+    run = stored_run(tmp_path)
+    with RunDir(run.run_dir.path) as long:
+        for begin in range(1, 8_000, 2_000):
+            long.append("pc", lines(*steps(0, begin, 2_000)))
+    session = ClusterSession(
+        parse_inventory(INVENTORY.format(cluster=run.plan.cluster), "cluster.toml"), experiments=tmp_path
+    )
+    taking_over = asyncio.create_task(session.attach(run.run_dir.run_id))
+    while not session.past.lines and not taking_over.done():
+        await asyncio.wait({taking_over}, timeout=0.001)
+    assert 0 < session.past.fraction <= 1
+    taking_over.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await taking_over
+    assert session.run_id == ""
+    await session.attach(run.run_dir.run_id)
+    assert session.run_id == run.run_dir.run_id
+    assert session.past.lines > 6_000
+    await session.close()
