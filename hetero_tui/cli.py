@@ -23,6 +23,7 @@ from hetero_tui.cli_options import (
     RunId,
     Without,
     metrics_port,
+    no_screen,
     shown_default,
 )
 from hetero_tui.cli_options import run_coroutine as _run
@@ -73,6 +74,7 @@ def open_app(
     garbage.wait_until_started()
     from hetero_tui import interactive
 
+    interactive.require_screen(cluster, no_screen())
     garbage.started()
     return interactive.run(
         cluster, experiments=experiments, readonly=readonly, ascii_only=ascii, metrics=metrics_port(metrics)
@@ -296,7 +298,7 @@ def demo(
     """
     from hetero_tui import demo as demo_command
 
-    without_screen = not (sys.stdin.isatty() and sys.stdout.isatty()) if headless is None else headless
+    without_screen = bool(no_screen()) if headless is None else headless
     return demo_command.run(
         without_screen=without_screen or json,
         as_json=json,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Annotated, Any
@@ -49,6 +51,15 @@ DEFAULT_METRICS_PORT = 9464
 def metrics_port(given: list[int] | None) -> int | None:
     """Return the port that was asked for, the default when none was named, or None when nothing was asked."""
     return None if given is None else given[0] if given else DEFAULT_METRICS_PORT
+
+
+def no_screen() -> str:
+    """Return why there is nothing here to draw the app on, or an empty string where there is."""
+    if "TEXTUAL_DRIVER" in os.environ:  # `hetero-tui serve` draws in a browser, over pipes
+        return ""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return "this is no terminal"
+    return "a terminal with TERM=dumb has no screen" if os.environ.get("TERM") == "dumb" else ""
 
 
 def run_coroutine(command: Coroutine[Any, Any, int], interrupted: str = "") -> int:

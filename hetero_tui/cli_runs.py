@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Final
 
 from cyclopts import Parameter
 
-from hetero_tui.cli_options import DEFAULT_EXPERIMENTS, Ascii, AsJson, Experiments, StoredRun
+from hetero_tui.cli_options import DEFAULT_EXPERIMENTS, Ascii, AsJson, Experiments, StoredRun, no_screen
 
 
 def runs(*, json: AsJson = False, experiments: Experiments = DEFAULT_EXPERIMENTS) -> int:
@@ -48,7 +47,7 @@ def replay(
         speed=speed,
         from_step=from_step,
         as_json=json,
-        without_screen=not (sys.stdin.isatty() and sys.stdout.isatty()),
+        without_screen=bool(no_screen()),
         ascii_only=ascii,
     )
 

@@ -11,6 +11,7 @@ from hetero_tui import exit_codes
 from hetero_tui.app import HeteroApp
 from hetero_tui.cluster_session import ClusterSession
 from hetero_tui.settings import Settings, load_settings
+from remote.errors import UserError
 from remote.inventory import load_inventory
 
 
@@ -32,6 +33,22 @@ def run(cluster: Path, *, experiments: Path, readonly: bool, ascii_only: bool, m
     if session.run_id and not session.store.cluster_view().state.ended:
         print(f"Training goes on. `hetero-tui {cluster}` reattaches; `hetero-tui stop {cluster}` ends it.")
     return code
+
+
+def require_screen(cluster: Path, lacking: str) -> None:
+    """Refuse to draw where nobody sees it; mistakes in the file are told first.
+
+    Raises:
+        InventoryError: ``cluster.toml`` has mistakes.
+        UserError: ``lacking`` says why there is no screen.
+    """
+    if not lacking:
+        return
+    load_inventory(cluster)
+    raise UserError(
+        f"the app needs a terminal to draw on, and {lacking}",
+        next_step="`hetero-tui check`, `up`, `status`, `watch`, `logs` and `stop` do the same without one",
+    )
 
 
 async def _open(

@@ -57,6 +57,21 @@ def test_an_old_encoding_loses_no_word(tmp_path: Path) -> None:
     assert "Traceback" not in latin.stderr
 
 
+def test_the_app_is_not_drawn_where_nobody_sees_it(tmp_path: Path) -> None:
+    (tmp_path / "cluster.toml").write_text(
+        '[cluster]\nname = "x"\n[[hosts]]\nname = "a"\naddress = "local"\n[image]\nref = "i"\n'
+        '[training]\nworkload = "simple_cnn"\n'
+    )
+    piped = in_shell("hetero-tui", tmp_path)
+    assert (piped.returncode, piped.stdout) == (2, "")
+    assert "needs a terminal to draw on, and this is no terminal" in piped.stderr
+    assert "`hetero-tui check`" in piped.stderr
+    spawn = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn([sys.executable, '-m', 'hetero_tui'])))"
+    dumb = in_shell(f"{shlex.quote(sys.executable)} -c {shlex.quote(spawn)}", tmp_path, TERM="dumb")
+    assert dumb.returncode == 2
+    assert "TERM=dumb has no screen" in dumb.stdout
+
+
 def hetero_tui(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run the command in a new process with no terminal."""
     return subprocess.run(
