@@ -32,6 +32,9 @@ FAULTS: Final[tuple[Fault, ...]] = ("kill", "stop", "link")
 
 OVERHEAD: Final = "elastic_overhead_100ms"
 KILLED, STOPPED, UNPLUGGED, REJOINED = "pause_kill_s", "pause_stop_s", "pause_link_s", "rejoin_s"
+UNPLUGGED_SLOW, CUT = "pause_link_20mbit_s", "pause_workers_cut_s"
+SLOW_MEGABITS: Final = 20.0
+"""So slow that a message is always under way when something happens."""
 
 
 def figures(options: Options) -> Iterator[Figure]:
@@ -42,9 +45,10 @@ def figures(options: Options) -> Iterator[Figure]:
         yield from _killed(options)
     if options.wants(STOPPED):
         yield _stopped(options)
-    if options.wants(UNPLUGGED):
-        reason = trainer_network.unavailable()
-        yield skipped(UNPLUGGED, reason, "s") if reason else _unplugged(options)
+    for id_, measure in ((UNPLUGGED, _unplugged), (UNPLUGGED_SLOW, _unplugged_slow), (CUT, _cut)):
+        if options.wants(id_):
+            reason = trainer_network.unavailable()
+            yield skipped(id_, reason, "s") if reason else measure(options)
 
     yield from _peers(options)
 
@@ -176,18 +180,42 @@ def _stopped(options: Options) -> Figure:
 
 def _unplugged(options: Options) -> Figure:
     """Pull a host's cable at the switch."""
+    anchor = "one of three cables pulled at the switch"
+    return _link_fault(UNPLUGGED, options, lambda network: network.unplug(LOST), 2.5, anchor)
+
+
+def _unplugged_slow(options: Options) -> Figure:
+    """Pull a host's cable while a message is half way: what Gloo never wakes its waiter for."""
+    anchor = f"one of three cables of {SLOW_MEGABITS:g} Mbit/s pulled at the switch, in the middle of a message"
+    return _link_fault(UNPLUGGED_SLOW, options, lambda network: network.unplug(LOST), 6.0, anchor, SLOW_MEGABITS)
+
+
+def _cut(options: Options) -> Figure:
+    """Cut the network between two workers that both reach the master."""
+    anchor = "no packet between the workers of three hosts"
+    return _link_fault(CUT, options, lambda network: network.cut(LOST - 1, LOST), 2.5, anchor)
+
+
+def _link_fault(
+    id_: str,
+    options: Options,
+    fault: Callable[[Network], None],
+    limit: float,
+    anchor: str,
+    megabits: float | None = None,
+) -> Figure:
     pauses = []
     for repeat in range(_repeats(options)):
         with (
-            Network(RANKS) as network,
+            Network(RANKS, megabits) as network,
             trainer_run(RANKS, _options("--elastic"), speeds=[SPEED] * RANKS, network=network) as run,
         ):
 
-            def pull(network: Network = network) -> float:
-                network.unplug(LOST)
+            def strike(network: Network = network) -> float:
+                fault(network)
                 return time.time()
 
             run.go()
-            pauses.append(_strike(run, 8 + repeat, pull)[1])
+            pauses.append(_strike(run, 8 + repeat, strike)[1])
     note = f"{len(pauses)} runs, longest {max(pauses):.2f} s"
-    return at_most(UNPLUGGED, median(pauses), 2.5, anchor="one of three cables pulled at the switch", note=note)
+    return at_most(id_, median(pauses), limit, anchor=anchor, note=note)

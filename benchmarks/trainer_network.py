@@ -93,6 +93,15 @@ class Network:
         """Pull a host's cable at the switch."""
         self._in(self._switch, "ip", "link", "set", f"port{host}", "down")
 
+    def cut(self, one: int, other: int) -> None:
+        """Let no packet pass between two hosts; both still reach all others."""
+        for here, there in ((one, other), (other, one)):
+            # What is sent to a hardware address that nobody has is lost without a word.
+            self._in(
+                self.namespace(here), "ip", "neighbour", "replace", self.address(there), "dev", self.interface,
+                "lladdr", "02:00:00:00:00:01", "nud", "permanent",
+            )  # fmt: skip
+
     def _add(self, namespace: str) -> None:
         _ip("netns", "add", namespace)
         self._made.append(namespace)

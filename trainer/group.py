@@ -28,8 +28,8 @@ from trainer.open_sockets import sockets
 
 INTERRUPT_SECONDS: Final = 0.02
 """A socket may be opened just after the others were shut down, so the watchdog looks again."""
-HOPELESS_INTERRUPTIONS: Final = 100
-"""After two seconds in which this process ran and every socket was shut down, nothing will wake the call any more."""
+HOPELESS_INTERRUPTIONS: Final = 50
+"""After a second in which this process ran and every socket was shut down, nothing will wake the call any more."""
 
 
 class Group:
