@@ -13,7 +13,8 @@ import shutil
 import struct
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final, Self
@@ -22,7 +23,12 @@ MEMBER_BYTES: Final = 4 << 20
 """Uncompressed size at which a new gzip member begins."""
 LEVEL: Final = 1
 """Of zlib: on events level 6 makes the file an eighth smaller for two and a half times the work."""
+LONGEST_LINE: Final = 64 << 20
+"""Bytes; a document of the recording has some megabytes at most."""
+ATTEMPTS: Final = 8
+"""How often an unfinished member is tried to be ended: nearly always once is enough. Else it is written anew."""
 _BLOCK: Final = 256 << 10
+_STEP: Final = 512
 _GZIP: Final = 16 + zlib.MAX_WBITS
 _MARKER: Final = b"\x00\x00\xff\xff"
 _LAST_BLOCK: Final = b"\x03\x00"
@@ -42,6 +48,8 @@ class _End:
     is_finished: bool
     is_damaged: bool = False
     """What follows is no beginning of a member that a crash cut short, but something else."""
+    stop: int = 0
+    """Offset behind which nothing can be read; the last member is unfinished up to there."""
 
 
 class RecordingFile:
@@ -113,18 +121,31 @@ class RecordingFile:
 def read_recording(path: Path, tell: Callable[[int], None] = lambda _bytes: None) -> Iterator[bytes]:
     """Yield every whole line with its newline, up to the place where a crash or damage ended the file.
 
-    ``tell`` is told how many bytes of the file have been read.
+    ``tell`` is told how many bytes of the file have been read. A line longer than ``LONGEST_LINE``, which nothing here
+    writes, is passed over: a small file may hold one that fills the memory.
 
     Raises:
         FileNotFoundError: there is no such file.
     """
     with path.open("rb") as file:
-        rest = b""
+        begun: list[bytes] = []
+        size = 0
         for data in _decompressed(file):
             tell(file.tell())
-            *lines, rest = (rest + data).split(b"\n")
+            first, newline, behind = data.partition(b"\n")
+            size += len(first)
+            if size <= LONGEST_LINE:
+                begun.append(first)
+            else:
+                begun.clear()
+            if not newline:
+                continue
+            if size <= LONGEST_LINE:
+                yield b"".join(begun) + newline
+            *lines, rest = behind.split(b"\n")
             for line in lines:
                 yield line + b"\n"
+            begun, size = [rest], len(rest)
 
 
 def _decompressed(file: BinaryIO) -> Iterator[bytes]:
@@ -174,46 +195,80 @@ def _mend(file: BinaryIO, path: Path) -> bytes:
             file.truncate(end.start)
         return b""
     file.seek(end.start)
-    raw = file.read(size - end.start)
-    lines = _readable(raw)
-    cut = len(raw)
-    while (cut := raw.rfind(_MARKER, 0, cut)) >= 0:
-        behind = cut + len(_MARKER)
-        content = _whole(raw[:behind])
-        if content is not None:
-            # The trailer goes behind the marker first; only then does the file end there.
-            trailer = _LAST_BLOCK + struct.pack("<II", zlib.crc32(content), len(content) & 0xFFFFFFFF)
-            file.seek(end.start + behind)
-            file.write(trailer)
-            file.truncate(end.start + behind + len(trailer))
-            return lines[len(content) :]
+    raw = file.read(end.stop - end.start)
+    lines, whole = _readable(raw)
+    for each in reversed(whole):
+        trailer = _LAST_BLOCK + struct.pack("<II", each.crc, each.size & 0xFFFFFFFF)
+        if not _ends(raw[: each.behind] + trailer):
+            continue
+        # The trailer goes behind the marker first; only then does the file end there.
+        file.seek(end.start + each.behind)
+        file.write(trailer)
+        file.truncate(end.start + each.behind + len(trailer))
+        return lines[each.size :]
     file.truncate(end.start)
     return lines
 
 
-def _readable(raw: bytes) -> bytes:
-    """Return the whole lines of an unfinished member."""
+@dataclass(frozen=True, slots=True)
+class _Whole:
+    """A place behind a marker where an unfinished member holds whole lines only."""
+
+    behind: int
+    """Its offset in the member."""
+    size: int
+    """Bytes of the content up to there."""
+    crc: int
+    """CRC-32 of that content."""
+
+
+def _readable(raw: bytes) -> tuple[bytes, Sequence[_Whole]]:
+    """Return the whole lines of an unfinished member, and the last places where it could end, in one pass."""
     member = zlib.decompressobj(_GZIP)
     content = bytearray()
-    for at in range(0, len(raw), 512):
-        before = member.copy()
+    crc = begin = 0
+    whole: deque[_Whole] = deque(maxlen=ATTEMPTS)
+    while begin < len(raw):
+        found = raw.find(_MARKER, begin)
+        behind = len(raw) if found < 0 else found + len(_MARKER)
         try:
-            content += member.decompress(raw[at : at + 512])
+            piece = member.decompress(raw[begin:behind])
         except zlib.error:
-            content += _up_to_damage(before, raw[at : at + 512])
+            again = zlib.decompressobj(_GZIP)
+            again.decompress(raw[:begin])
+            content += _good_part(again, raw[begin:behind])
             break
-    return bytes(content[: content.rfind(b"\n") + 1])
+        crc = zlib.crc32(piece, crc)
+        content += piece
+        if found >= 0 and content.endswith(b"\n"):
+            whole.append(_Whole(behind, len(content), crc))
+        begin = behind
+    return bytes(content[: content.rfind(b"\n") + 1]), whole
 
 
-def _whole(raw: bytes) -> bytes | None:
-    """Return the content of an unfinished member, or None when it does not end at a marker behind a whole line."""
+def _good_part(member: zlib._Decompress, data: bytes) -> bytes:
+    """Return what can be read of a part of a member that is damaged somewhere."""
+    content = bytearray()
+    for at in range(0, len(data), _STEP):
+        before, piece = member.copy(), data[at : at + _STEP]
+        try:
+            content += member.decompress(piece)
+        except zlib.error:
+            content += _up_to_damage(before, piece)
+            break
+    return bytes(content)
+
+
+def _ends(raw: bytes) -> bool:
+    """Whether it is a whole member: a marker can also stand where it is none, in the middle of a block."""
     member = zlib.decompressobj(_GZIP)
     try:
-        content = member.decompress(raw)
-        member.decompress(_LAST_BLOCK)
+        while raw and not member.eof:
+            member.decompress(raw, _BLOCK)
+            raw = member.unconsumed_tail
     except zlib.error:
-        return None
-    return content if content.endswith(b"\n") else None
+        return False
+    return member.eof
 
 
 def _find_end(file: BinaryIO) -> _End:
@@ -227,13 +282,13 @@ def _find_end(file: BinaryIO) -> _End:
                 member.decompress(chunk, _BLOCK)
             except zlib.error:
                 # Behind a finished member this is no recording; inside one, its good part can be kept.
-                return _End(start, is_finished=not _is_member(file, start), is_damaged=True)
+                return _End(start, is_finished=not _is_member(file, start), is_damaged=True, stop=position)
             if member.eof:
                 start = position - len(member.unused_data)
                 chunk, member = member.unused_data, zlib.decompressobj(_GZIP)
             else:
                 chunk = member.unconsumed_tail
-    return _End(start, is_finished=start == position)
+    return _End(start, is_finished=start == position, stop=position)
 
 
 def _is_member(file: BinaryIO, start: int) -> bool:
