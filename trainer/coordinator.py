@@ -141,7 +141,8 @@ class Coordinator:
                 continue
             who = f"rank{'s' if len(others) > 1 else ''} {', '.join(str(each.rank) for each in others)} ({address})"
             if address in addresses:
-                why = "the network between them is cut or drops most of what is sent; all ranks may be waiting for it"
+                why = "the network between them is cut, or drops most of what is sent (cable, Wi-Fi, firewall)"
+                why += "" if self.roster.elastic else "; all ranks may be waiting for it"
                 self._tell(f"rank {peer.rank} gets no answer from {who} since {CUT_SECONDS:g} s: {why}")
             else:
                 self._tell(f"rank {peer.rank} gets answers from {who} again")
