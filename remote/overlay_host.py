@@ -114,6 +114,7 @@ async def raise_overlay(
         await _all(hosts, lambda host: host.sweep(kept.get(host.name, ())))
         await _all(hosts, lambda host: host.up(report))
         keys = {name: host.key for name, host in hosts.items()}
+        _refuse_same_keys(keys)
         await _all(hosts, lambda host: host.peers(keys))
         met = await _meet(hosts, seconds)
         apart = frozenset(pair for pair in overlay.pairs() if pair not in met)
@@ -123,6 +124,22 @@ async def raise_overlay(
         await _undo(overlay, runners)
         raise
     return Raised(overlay, {name: host.kind for name, host in hosts.items()}, apart)
+
+
+def _refuse_same_keys(keys: Mapping[str, str]) -> None:
+    """Refuse that a host names another one's key as its own, which would lead to it what is meant for the other.
+
+    Raises:
+        OverlayError: two hosts gave the same key.
+    """
+    owners: dict[str, str] = {}
+    for name, key in keys.items():
+        if (other := owners.setdefault(key, name)) != name:
+            raise OverlayError(
+                f"it gave the same WireGuard key as {other}",
+                host=name,
+                next_step="each run makes new keys on each host: find out what runs as root on the two",
+            )
 
 
 @asynccontextmanager

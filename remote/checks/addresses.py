@@ -182,7 +182,7 @@ def _reserved(facts: Facts) -> set[int]:
     text = dict(facts.raw).get("reserved_ports", "")
     ports: set[int] = set()
     for first, _, last in (part.partition("-") for part in text.split(",")):
-        if first.isdigit() and (not last or last.isdigit()):
+        if first.isdecimal() and (not last or last.isdecimal()):
             ports.update(range(int(first), min(int(last or first), 65535) + 1))
     return ports
 

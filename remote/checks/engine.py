@@ -193,7 +193,7 @@ def gpu_kept_finding(host: str, info: Mapping[str, Any], reply: str) -> Finding:
     Source: https://github.com/NVIDIA/nvidia-container-toolkit/issues/48
     """
     driver = str(info.get("CgroupDriver") or "")
-    links = int(reply) if reply.strip().isdigit() else 0
+    links = int(reply) if re.fullmatch(r"\s*[0-9]{1,9}\s*", reply) else 0
     evidence = f"docker info: CgroupDriver={driver}; links to GPUs in /dev/char: {links}"
     if driver != "systemd" or links:
         return ok("GPUs stay with their containers", evidence)

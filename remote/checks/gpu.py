@@ -144,10 +144,10 @@ def cuda_finding(facts: Facts, env: Sequence[str], header: str, ref: str) -> Fin
     requirement with ``brand=`` clauses also accepts older drivers of data centre GPUs.
     """
     requirement = next((each.partition("=")[2] for each in env if each.startswith("NVIDIA_REQUIRE_CUDA=")), "")
-    supported = re.search(r"CUDA Version:\s*(\d+)\.(\d+)", header)
+    supported = re.search(r"CUDA Version:\s*([0-9]{1,9})\.([0-9]{1,9})", header)
     limit = f"{supported[1]}.{supported[2]}" if supported else "unknown"
     evidence = f"{ref}: NVIDIA_REQUIRE_CUDA={requirement or 'not set'}; nvidia-smi: CUDA Version: {limit}"
-    wanted = re.search(r"cuda>=(\d+)\.(\d+)", requirement)
+    wanted = re.search(r"cuda>=([0-9]{1,9})\.([0-9]{1,9})", requirement)
     if wanted is None:
         return skip("the image names no CUDA it needs")
     if supported is None:

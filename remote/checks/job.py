@@ -197,7 +197,8 @@ def gpu_use_finding(facts: Facts, reply: str, exit_status: int) -> Finding:
     troubles: list[str] = []
     for uuid, used, total, reasons, temperature, *_ in rows:
         name = next((f"GPU {gpu.index}" for gpu in facts.gpus if gpu.uuid == uuid), uuid)
-        if used.isdigit() and total.isdigit() and int(total) and int(used) > GPU_BUSY * int(total):
+        are_numbers = re.fullmatch(r"[0-9]{1,12}/[0-9]{1,12}", f"{used}/{total}")
+        if are_numbers and int(total) and int(used) > GPU_BUSY * int(total):
             troubles.append(f"{name}: {int(used) / 1024:.1f} of {int(total) / 1024:.1f} GiB in use")
         bits = int(reasons, 16) if re.fullmatch(r"0x[0-9a-fA-F]+", reasons) else 0
         troubles += [f"{name}: {words} at {temperature} °C" for bit, words in SLOWDOWNS.items() if bits & bit]

@@ -229,7 +229,7 @@ def choose_ports(inventory: Inventory, facts: Mapping[str, Facts]) -> Ports:
 def port_range(text: str) -> tuple[int, int] | None:
     """Read ``29900-29950``; None when the text is empty or not a range."""
     first, dash, last = text.partition("-")
-    if not (dash and first.strip().isdigit() and last.strip().isdigit()):
+    if not (dash and first.strip().isdecimal() and last.strip().isdecimal()):
         return None
     return int(first), int(last)
 

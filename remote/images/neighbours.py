@@ -171,6 +171,11 @@ class _Transfer:
                     self.report(ImageProgress(self.host, "sending", done, self.size, meter.rate, detail=detail))
                 elif word == "end":
                     self._ended = rest
+        if not self._open.done():
+            # The other side waits for this.
+            raise CommandFailed(
+                "what should take the image there ended before it said where it listens", host=self.host
+            )
 
     async def _give(self, socket: str, address: str) -> None:
         port, key = await self._open
