@@ -19,6 +19,7 @@ from remote.answers import json_document, json_lines
 from remote.checks.network_probe import Place, build_report, read_answer
 from remote.checks.script import script_finding
 from remote.checks.software_report import read_software
+from remote.claim import SinceBoot
 from remote.dataset import read_listing, read_summary
 from remote.dataset_pack import repacked
 from remote.decode_errors import decode
@@ -33,6 +34,7 @@ from remote.images.registry import Registry
 from remote.images.registry_pull import PullProgress
 from remote.images.store import LayerStore, StoredImage, StoredLayer
 from remote.overlay_host import look
+from remote.plan_contract import LABEL_CLOCK
 from remote.process_runtime import ProcessRuntime
 from remote.runner import Completed
 from remote.runtime import HostRunState
@@ -61,10 +63,11 @@ PROBE = {
     "links": [{"to": "alpha", "kind": "data", "attempts": {"5": {"at": 2.0, "sent": 1e9, "round_trip": 0.1}}}],
 }  # fmt: skip
 STATE = {"run_id": "20260101-000000-abcd", "state": "running", "code": None, "ranks": [0], "started_at": 1.8e9}
+BOOT = "1f2e3d4c-0000-4000-8000-000000000000"
 RECORD: dict[str, Any] = {
     "Id": "c" * 64, "Created": "2026-01-01T00:00:00.5Z", "Mounts": [{"Type": "bind", "Destination": "/x"}],
     "State": {"Status": "exited", "ExitCode": 137, "Error": "no gpu", "StartedAt": "2026-01-01T00:00:00Z"},
-    "Config": {"Labels": {"hetero.run": "r1", "hetero.host": "h1", "hetero.ranks": "0,1"}},
+    "Config": {"Labels": {"hetero.run": "r1", "hetero.host": "h1", "hetero.ranks": "0,1", LABEL_CLOCK: f"{BOOT} 5.00"}},
 }  # fmt: skip
 PULL = (
     b'{"status":"Downloading","id":"a","progressDetail":{"current":5,"total":9}}\n{"status":"Pull complete","id":"a"}\n'
@@ -190,7 +193,7 @@ def test_what_an_engine_says_of_containers_is_understood_or_refused(record: Any,
         lambda: runtime.inspect("r1"),
         lambda: runtime.runs("home"),
         lambda: runtime._own("r1"),
-        lambda: runtime._refuse_if_occupied("other", "home"),
+        lambda: runtime._refuse_if_occupied("other", "home", SinceBoot(BOOT, 99.0)),
     ]
     for each in asked:
         found = settled(each())

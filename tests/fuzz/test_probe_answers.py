@@ -21,6 +21,7 @@ from remote.checks.gpu import cuda_finding
 from remote.checks.job import gpu_use_finding, load_finding
 from remote.checks.network_firewall import read_firewall
 from remote.checks.reach import power_finding
+from remote.claim import SinceBoot
 from remote.errors import CommandFailed, OverlayError, RemoteError
 from remote.facts import Facts, Gpu, gather_facts
 from remote.images.neighbours import _check, _Transfer
@@ -106,6 +107,7 @@ def test_facts_are_gathered_from_whatever_answers(posix: str, shell: str, window
 @example("²", 0, NEEDS)
 @example("9" * 5000, 0, NEEDS)
 @example("1-²,5", 0, NEEDS)
+@example("1f2e3d4c-0000-4000-8000-000000000000\n12.5 40.1\n", 0, NEEDS)
 @example(f"GPU-1, ², {'9' * 5000}, 0x{'f' * 5000}, 1, 1, 1", 0, NEEDS)
 @example(f"GPU-1, {'9' * 400}, 1, 0x40, 1, 1, 1", 0, NEEDS)
 @example(f"CUDA Version: {'9' * 5000}.{'9' * 5000}", 0, NEEDS)
@@ -120,6 +122,8 @@ def test_every_probe_comes_to_a_verdict(reply: str, status: int, needs: str) -> 
     ]
     assert all(each.reason for each in findings)
     assert isinstance(read_firewall(reply).names, tuple)
+    boot = SinceBoot.parse(reply)
+    assert boot is None or (boot.boot.isprintable() and boot.seconds >= 0)
     assert _reserved(replace(FACTS, raw=(("reserved_ports", reply[:4000]),))) <= set(range(65536))
 
 
