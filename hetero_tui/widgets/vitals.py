@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from textual.strip import Strip
 
@@ -13,6 +13,11 @@ from hetero_tui.widgets.lines import LineBuilder, LineView
 
 if TYPE_CHECKING:
     from hetero_tui.session import SessionProtocol
+
+
+AWAY: Final = ("lost", "connecting", "failed")
+"""How this program stands with a host that cannot be heard: between two attempts it is being connected to."""
+_NAMED: Final = 2
 
 
 class Vitals(LineView):
@@ -74,16 +79,25 @@ class Vitals(LineView):
             figures.append(("policy ", view.policy or "–"))
         if width >= 130:
             figures.append(("global batch ", str(view.global_batch or "–")))
-        line.add(f" {self.glyphs.dot} ", self.tone("dim"))
+        warnings = self._warnings(view)
+        room = width - line.width - sum(len(each) + 3 for each in warnings)
+        # What is wrong is worth more than what is usual.
+        while figures and sum(len(name) + len(value) + 3 for name, value in figures) > room and warnings:
+            figures.pop()
+        if figures:
+            line.add(f" {self.glyphs.dot} ", self.tone("dim"))
         self._figures(line, figures)
-        lost = [name for name, status in self._session.hosts.items() if status.phase == "lost"]
-        if lost:
-            line.add(f" {self.glyphs.dot} ", self.tone("dim"))
-            line.add(f"! no connection to {', '.join(lost)}", self.tone("warn"))
-        if view.lost_lines or view.broken_events:
-            line.add(f" {self.glyphs.dot} ", self.tone("dim"))
-            line.add(f"! {view.lost_lines + view.broken_events} lines lost", self.tone("warn"))
+        for each in warnings:
+            line.add(f" {self.glyphs.dot} ", self.tone("dim")).add(each, self.tone("warn"))
         return line.strip(width)
+
+    def _warnings(self, view: ClusterView) -> list[str]:
+        away = [name for name, status in self._session.hosts.items() if status.phase in AWAY]
+        who = ", ".join(away) if len(away) <= _NAMED else f"{len(away)} of {len(self._session.hosts)} hosts"
+        warnings = [f"! no connection to {who}"] if away else []
+        if missing := view.lost_lines + view.broken_events:
+            warnings.append(f"! {missing} lines lost")
+        return warnings
 
     def _figures(self, line: LineBuilder, figures: list[tuple[str, str]]) -> None:
         for index, (name, value) in enumerate(figures):
