@@ -1,8 +1,8 @@
 """Who runs which test file, and when: real hosts beside real trainings beside tests that only compute, longest first.
 
 A rig waits for networks and engines for half of its time, a training keeps two cores busy for most of it, and most
-tests compute on one core. A worker for each keeps a machine of two cores busy without three trainings at once. A worker
-whose own files are all begun helps with those of the others.
+tests compute on one core. A worker for each keeps a machine of two cores busy, and three trainings meet only at the
+end: a worker whose own files are all begun helps with those of the others.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ SECONDS: Final = {
     "tests/demo/test_demo.py": 70,
     "tests/docker/test_docker_runtime.py": 30,
     "tests/docs/test_commands.py": 40,
-    "tests/fuzz/test_fuzz.py": 60,
+    "tests/fuzz/test_byte_inputs.py": 20,
+    "tests/fuzz/test_host_answers.py": 20,
+    "tests/fuzz/test_own_files.py": 20,
     "tests/packaging/test_wheel.py": 30,
     "tests/pilot/test_flow.py": 40,
     "tests/pilot/test_painted.py": 60,
@@ -35,8 +37,13 @@ SECONDS: Final = {
     "tests/rig/test_faults.py": 65,
     "tests/rig/test_images.py": 50,
     "tests/rig/test_images_faults.py": 50,
+    "tests/rig/test_images_registry.py": 20,
+    "tests/rig/test_images_slow_link.py": 30,
     "tests/rig/test_main_job.py": 50,
+    "tests/rig/test_overlay.py": 40,
+    "tests/rig/test_process_runtime.py": 25,
     "tests/rig/test_results.py": 25,
+    "tests/rig/test_workdir.py": 20,
     "tests/ssh/test_command_line.py": 80,
     "tests/ssh/test_results.py": 110,
     "tests/trainer/test_api_cluster.py": 40,
