@@ -5,13 +5,14 @@ from __future__ import annotations
 from hetero_tui.app import HeteroApp
 from hetero_tui.replay import ReplaySession
 from hetero_tui.screens.replay import ReplayScreen
+from hetero_tui.settings import Settings
 
 
 class ReplayApp(HeteroApp):
     """Opens the monitor at once; nothing can be started, sent or stopped."""
 
-    def __init__(self, session: ReplaySession, *, ascii_only: bool = False) -> None:
-        super().__init__(session, start="monitor", readonly=True, ascii_only=ascii_only)
+    def __init__(self, session: ReplaySession, *, ascii_only: bool = False, settings: Settings | None = None) -> None:
+        super().__init__(session, start="monitor", readonly=True, ascii_only=ascii_only, settings=settings)
         self._replay = session
 
     def action_show_monitor(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -55,8 +56,9 @@ def run(
     if headless:
         return asyncio.run(_print(session.run, session.playback, as_json=as_json))
     from hetero_tui.replay_app import ReplayApp
+    from hetero_tui.settings import load_settings
 
-    app = ReplayApp(session, ascii_only=ascii_only)
+    app = ReplayApp(session, ascii_only=ascii_only, settings=load_settings(os.environ))
     app.run()
     return exit_codes.FAILED if app.return_code else exit_codes.OK
 

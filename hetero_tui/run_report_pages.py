@@ -18,7 +18,7 @@ body { font: 15px/1.45 system-ui, sans-serif; max-width: 72rem; margin: 2rem aut
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
 table { border-collapse: collapse; margin: .5rem 0; display: block; overflow-x: auto; }
 th, td { padding: .2rem .5rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
-th { background: var(--soft); } td.f { text-align: right; font-variant-numeric: tabular-nums; }
+th { background: var(--soft); } td.f { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .warning { border: 2px solid #d55e00; padding: .5rem 1rem; font-weight: 600; } .note { opacity: .75; }
 figure { margin: 1rem 0; } figcaption { font-weight: 600; } svg { width: 100%; max-width: 60rem; height: auto; }
 svg text { font-size: 11px; fill: currentColor; } .grid { stroke: var(--line); }
@@ -27,6 +27,7 @@ svg text { font-size: 11px; fill: currentColor; } .grid { stroke: var(--line); }
 @media print {
   :root { color-scheme: light; } body { font-size: 9pt; max-width: none; margin: 0; }
   table { display: table; width: auto; font-size: 8pt; } th, td { padding: .1rem .3rem; overflow-wrap: anywhere; }
+  td.f { white-space: normal; }
   .legend i { print-color-adjust: exact; } h1, h2 { break-after: avoid; } figure, tr { break-inside: avoid; }
 }
 """

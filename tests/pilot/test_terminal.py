@@ -101,6 +101,22 @@ def test_keys_answer_and_q_leaves_a_whole_terminal(preview: Watched) -> None:
     assert preview.process.returncode == 0
 
 
+def test_ctrl_z_leads_to_the_shell_and_fg_back(preview: Watched) -> None:
+    process = psutil.Process(preview.process.pid)
+    preview.send(b"\x1a")
+    deadline = time.monotonic() + SECONDS
+    while process.status() != psutil.STATUS_STOPPED:
+        assert time.monotonic() < deadline
+        preview.read_for(0.05)
+    process.send_signal(signal.SIGCONT)
+    preview.wait_for(STARTED, SECONDS)
+    preview.send(b"q")
+    preview.wait_for("Quit hetero-tui", SECONDS)
+    preview.send(b"y")
+    assert_whole(preview.rest())
+    assert preview.process.returncode == 0
+
+
 def test_a_hang_up_ends_it() -> None:
     with Watched("-m", "tests.pilot.preview", "--auto", "--pace", "0.02") as terminal:
         terminal.wait_for(STARTED, SECONDS)
