@@ -20,8 +20,8 @@ def describe(event: Event) -> tuple[str, str, int | None]:
             return "info", f"measured {event.samples_per_second:.0f} samples/s on its own", None
         case Epoch():
             accuracy = "" if event.accuracy is None else f", accuracy {100 * event.accuracy:.1f} %"
-            text = f"epoch {event.epoch + 1} ended: {event.samples} samples in {event.seconds:.1f} s, loss {event.loss:.4f}"
-            return "info", text + accuracy, None
+            pace = f"{event.samples} samples in {event.seconds:.1f} s"
+            return "info", f"epoch {event.epoch + 1} ended: {pace}, loss {event.loss:.4f}{accuracy}", None
         case Checkpoint():
             reason = f": {event.reason}" if event.reason else ""
             level = "warning" if event.action == "refused" else "info"
