@@ -22,6 +22,7 @@ PAGES: Final = (*_FIRST, *(page for page in sorted((ROOT / "docs").rglob("*.md")
 
 NOT_RUN_HERE: Final = {
     r"make (check|test)": "this test is part of it",
+    r"make lint": "the checks that CI runs beside this test",
     r"make demo": "tests/demo runs the command behind it",
     r"make docs": "tests/docs/test_pages.py builds the site and compares the pages",
     r"make screens": "takes pictures for minutes; the demo behind them is run by tests/demo",
