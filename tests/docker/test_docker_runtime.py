@@ -8,12 +8,13 @@ import time
 
 import pytest
 
+from remote.claim import SinceBoot
 from remote.container import ContainerSpec
 from remote.docker_runtime import DockerRuntime
 from remote.engine import Engine
 from remote.errors import ConnectionDropped, EngineError
 from remote.launch import RanksMissing, launch, stop_run
-from remote.plan_contract import LABEL_CLUSTER, LABEL_HOST, LABEL_RANKS, LABEL_RUN
+from remote.plan_contract import LABEL_CLOCK, LABEL_CLUSTER, LABEL_HOST, LABEL_RANKS, LABEL_RUN
 from remote.plan_model import HostPlan, LaunchPlan, RankPlan
 from remote.runtime import HostRunState, LogLine, State
 from remote.stream import Backoff, LinkChange, follow
@@ -87,6 +88,7 @@ async def test_the_container_is_what_the_plan_says(runtime: DockerRuntime, engin
     record = await engine.inspect(str(summary["Id"]))
     assert record is not None
     labels = record["Config"]["Labels"]
+    assert SinceBoot.parse(labels.pop(LABEL_CLOCK)) is not None
     assert labels == {LABEL_RUN: RUN, LABEL_HOST: "alpha", LABEL_RANKS: "2,3", LABEL_CLUSTER: "home"}
     host = record["HostConfig"]
     assert host["NetworkMode"] == "host"

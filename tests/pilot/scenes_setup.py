@@ -19,6 +19,7 @@ from hetero_tui.screens.matrix import MatrixScreen
 from hetero_tui.screens.password import AskPassword
 from hetero_tui.screens.plan import PlanScreen
 from hetero_tui.screens.prediction import PredictionScreen
+from hetero_tui.screens.taking_over import TakingOver
 from hetero_tui.session import LaunchProgress
 from hetero_tui.widgets.data_bars import DataBars
 from hetero_tui.widgets.image_bars import ImageBars
@@ -35,9 +36,10 @@ from tests.pilot.album import Scene
 from tests.pilot.fake_preflight import FakePreflight
 from tests.pilot.fake_session import HOSTS, FakeSession, earlier_run
 from tests.pilot.painted import shows, until
-from tests.pilot.scenes import at, checked, checklist, in_front, then
+from tests.pilot.scenes import app, at, checked, checklist, in_front, then
 from tests.pilot.test_checklist import many
 from tests.pilot.test_flow import make
+from tests.pilot.test_taking_over import LongPast
 
 NAMES: Final = tuple(host.name for host in HOSTS)
 LACKS: Final = DatasetState(
@@ -183,10 +185,9 @@ async def _failed_launch(pilot: Pilot[Any]) -> None:
 async def _launching(pilot: Pilot[Any]) -> None:
     """Shows a launch half way; nothing goes on behind it."""
     await checked(pilot)
-    app = pilot.app
-    assert isinstance(app, HeteroApp)
-    screen = LaunchScreen(app.session)
-    await app.push_screen(screen)
+    assert isinstance(pilot.app, HeteroApp)
+    screen = LaunchScreen(pilot.app.session)
+    await pilot.app.push_screen(screen)
     table = screen.query_one("LaunchTable")
     for name, phase, detail in (
         ("gaming-pc", "ready", ""),
@@ -278,4 +279,5 @@ SCENES: Final = (
     Scene("images-failed", ImagesScreen, checklist(), _images("b", ends=True)),
     Scene("data", DataScreen, _with_data, _data),
     Scene("data-coming", DataScreen, _with_data, _bringing_data),
+    Scene("taking-over", TakingOver, app(LongPast, start="monitor"), then(_nothing, opens=TakingOver)),
 )  # fmt: skip
