@@ -21,6 +21,7 @@ from hetero_tui.diagnosis import without_host
 from hetero_tui.exclusion import cost_text, excluded_hosts, exclusion_message, refusal, refusal_told
 from hetero_tui.formats import rate
 from hetero_tui.output import print_json, say, show
+from hetero_tui.questions import confirmed
 from hetero_tui.sanitize import clean
 from hetero_tui.store import Store
 from hetero_tui.views import SharesRecord
@@ -196,7 +197,7 @@ async def _accepted_cost(store: Store, host: str, *, ask: bool) -> float | None:
         raise NotDone(reason)
     say(cost_text(views, store.cluster_view(), host))
     found = without_host(views, store.cluster_view(), host)
-    if ask and not await headless.confirmed(f"Exclude {host}?"):
+    if ask and not await confirmed(f"Exclude {host}?"):
         raise NotDone("nothing was changed")
     return found.cost if found else None
 

@@ -16,6 +16,7 @@ from hetero_tui import exit_codes, image_report, prediction_report, report, rest
 from hetero_tui.cluster_session import ClusterSession
 from hetero_tui.metrics import metrics_server
 from hetero_tui.output import print_json, say, show
+from hetero_tui.questions import confirmed
 from hetero_tui.run_to_end import say_progress
 from hetero_tui.sanitize import clean
 from hetero_tui.views import RunState
@@ -339,10 +340,3 @@ async def ask_host_key(unknown: HostKeyUnknown) -> bool:
     """Show the fingerprint and ask. Without a terminal the answer is no, and the checklist says what to do."""
     say(str(unknown))
     return sys.stdin.isatty() and await confirmed("Trust this key from now on?")
-
-
-async def confirmed(question: str) -> bool:
-    """Ask the person at the terminal. Standard output is left to results: it may be a file with one JSON document."""
-    print(f"{question} [yes/no] ", end="", file=sys.stderr, flush=True)
-    answer: str = await asyncio.to_thread(sys.stdin.readline)
-    return answer.strip().lower() == "yes"

@@ -16,6 +16,7 @@ from hetero_tui.headless import ask_host_key
 from hetero_tui.init_file import Candidate, cluster_text
 from hetero_tui.init_ssh_config import SshHost, ssh_hosts
 from hetero_tui.output import print_json, say
+from hetero_tui.questions import typed_line
 from hetero_tui.sanitize import clean
 from remote.errors import RemoteError, UserError
 from remote.hosts import Hosts
@@ -58,7 +59,7 @@ async def run(
     usable = [each for each in found if not each.problem]
     for each in found:
         say(f"{'✔' if not each.problem else '✖'} {each.name} ({each.reached}): {each.described}")
-    taken = usable if yes else await asyncio.to_thread(_ask, usable)
+    taken = usable if yes else await _ask(usable)
     if not taken:
         raise UserError(
             "no machine was taken", next_step="mend what is marked ✖, for example `ssh NAME` until it works"
@@ -129,7 +130,7 @@ async def _try(proposed: Sequence[Candidate]) -> list[Candidate]:
         await hosts.close()
 
 
-def _ask(usable: Sequence[Candidate]) -> list[Candidate]:
+async def _ask(usable: Sequence[Candidate]) -> list[Candidate]:
     """Let the person choose by numbers; an empty answer takes all."""
     if not usable:
         return []
@@ -137,7 +138,10 @@ def _ask(usable: Sequence[Candidate]) -> list[Candidate]:
         say(f"  {number}. {each.name}: {each.described}")
     while True:
         say("Which take part? Numbers such as 1 3, or enter for all: ")
-        words = re.split(r"[\s,]+", input().strip())
+        line = await typed_line()
+        if not line:
+            return []
+        words = re.split(r"[\s,]+", line.strip())
         if words == [""]:
             return list(usable)
         if all(word.isdecimal() and 1 <= int(word) <= len(usable) for word in words):
