@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from hetero_tui import exit_codes, report
+from hetero_tui.formats import counted
 from hetero_tui.headless import ask_host_key
 from hetero_tui.init_file import Candidate, cluster_text
 from hetero_tui.init_ssh_config import SshHost, ssh_hosts
@@ -112,7 +113,7 @@ async def _try(proposed: Sequence[Candidate]) -> list[Candidate]:
         hosts=tuple(Host(name=each.name, address=each.address) for each in proposed),
     )
     hosts = Hosts(inventory)
-    say(f"trying {len(proposed)} machines …")
+    say(f"trying {counted(len(proposed), 'machine')} …")
 
     async def one(each: Candidate) -> Candidate:
         try:
