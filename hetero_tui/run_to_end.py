@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from hetero_tui import exit_codes, prediction_report, report
 from hetero_tui.cluster_session import ClusterSession
+from hetero_tui.formats import counted
 from hetero_tui.output import print_json, say, show
 from hetero_tui.session import LaunchProgress
 from hetero_tui.store import Store
@@ -116,7 +117,8 @@ async def attach(session: ClusterSession, run_id: str) -> None:
     attaching = asyncio.create_task(session.attach(run_id))
     try:
         while not (await asyncio.wait({attaching}, timeout=TOLD_SECONDS))[0]:
-            say(f"reading what is kept of run {run_id}: {session.past.fraction:.0%}, {session.past.lines:_} lines")
+            past = session.past
+            say(f"reading what is kept of run {run_id}: {past.fraction:.0%}, {counted(past.lines, 'line')}")
         await attaching
     finally:
         attaching.cancel()

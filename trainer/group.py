@@ -35,16 +35,7 @@ HOPELESS_INTERRUPTIONS: Final = 50
 class Group:
     """The members that train together. Collectives are called from one thread; the watchdog is another."""
 
-    def __init__(
-        self,
-        link: Link,
-        *,
-        rank: int,
-        run_id: str,
-        address: str,
-        port: int,
-        backend: str,
-    ) -> None:
+    def __init__(self, link: Link, *, rank: int, run_id: str, address: str, port: int, backend: str) -> None:
         """``address`` and ``port`` are those of the TCPStore."""
         self.rank = rank
         self.members: tuple[int, ...] = ()

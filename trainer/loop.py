@@ -149,8 +149,8 @@ class Loop:
             self._local.average(self._at.group, self._at.learner)
         balance_state = self._saved_balance if self._balancer is None else self._balancer.state_dict()
         # Whoever comes back may have done the same number of steps with others, so numbers alone do not tell.
-        newcomers = formation.generation > 0 and bool(formation.joined)
-        newcomers |= formation.generation > 0 and not all(card["begun"] for card in formation.cards.values())
+        is_new = bool(formation.joined) or not all(card["begun"] for card in formation.cards.values())
+        newcomers = formation.generation > 0 and is_new
         behind = len(set(formation.steps.values())) > 1
         resumed = _begins(formation) and max(formation.steps.values()) > 0
         if newcomers or behind or resumed:

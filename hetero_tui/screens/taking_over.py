@@ -11,6 +11,7 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Label, Static
 
+from hetero_tui.formats import counted
 from hetero_tui.sanitize import clean
 from hetero_tui.session import PastRead, PastSession
 
@@ -21,8 +22,7 @@ _REFRESH: Final = 0.25
 
 def past_text(past: PastRead) -> str:
     """Return in words how much has been read."""
-    lines = f"{past.lines:,}".replace(",", " ")
-    return f"{past.fraction:.0%} of the recording read, {lines} lines"
+    return f"{past.fraction:.0%} of the recording read, {counted(past.lines, 'line')}"
 
 
 class TakingOver(ModalScreen[bool]):
